@@ -1,0 +1,97 @@
+//! An NRI plugin that lets pods use any user id in a rootless Kubernetes node with few subordinate ids.
+
+mod args;
+mod journal;
+mod map;
+mod nri;
+mod pod;
+mod sys;
+
+use std::env;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use args::{Command, Options};
+use journal::Level;
+use nri::plugin::Plugin;
+use nri::session::{self, Identity};
+
+fn main() -> ExitCode {
+    match args::parse(env::args_os()) {
+        Ok(command) => match run(command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => fail(&message, 1),
+        },
+        Err(message) => fail(&format!("{message}; see --help"), 2),
+    }
+}
+
+fn fail(message: &str, status: u8) -> ExitCode {
+    // With stderr gone there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "uid-nri-plugin: {message}");
+    ExitCode::from(status)
+}
+
+fn run(command: Command) -> Result<(), String> {
+    let print = |text: &str| io::stdout().write_all(text.as_bytes()).map_err(|e| format!("cannot write: {e}"));
+    match command {
+        Command::Help => print(args::HELP),
+        Command::Version => print(concat!("uid-nri-plugin ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Plugin(options) => match env::var("NRI_PLUGIN_SOCKET") {
+            Ok(fd) if !options.socket_given => launched(options, &fd),
+            _ => external(options),
+        },
+    }
+}
+
+/// containerd has started us, and is at the other end of an inherited socket.
+fn launched(options: Options, fd: &str) -> Result<(), String> {
+    let fd = fd.parse().map_err(|_| format!("NRI_PLUGIN_SOCKET is {fd:?}, not a file descriptor"))?;
+    let socket = sys::socket::inherited(fd).map_err(|e| format!("NRI_PLUGIN_SOCKET, descriptor {fd}: {e}"))?;
+    let identity = Identity {
+        name: env::var("NRI_PLUGIN_NAME").unwrap_or(options.name),
+        index: env::var("NRI_PLUGIN_IDX").unwrap_or(options.index),
+    };
+    let mut plugin = Plugin::new(options.config, options.log_level);
+    let end = session::run(socket, &identity, &mut plugin).map_err(|e| e.to_string());
+    match &end {
+        Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection"),
+        // stderr leads nowhere here.
+        Err(message) => plugin.journal.say(Level::Error, message),
+    }
+    end
+}
+
+/// Somebody else has started us: connect, and again when the runtime restarts.
+fn external(options: Options) -> Result<(), String> {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let identity = Identity { name: options.name, index: options.index };
+    let mut plugin = Plugin::new(options.config, options.log_level);
+    plugin.wait_for_turn()?;
+    let mut waiting = false;
+    loop {
+        let end = match UnixStream::connect(&options.socket) {
+            Ok(socket) => {
+                waiting = false;
+                session::run(socket, &identity, &mut plugin)
+            }
+            Err(e) => {
+                if !waiting {
+                    plugin.journal.say(Level::Info, format!("waiting for {}: {e}", options.socket.display()));
+                    waiting = true;
+                }
+                sleep(PAUSE);
+                continue;
+            }
+        };
+        match end {
+            Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection; connecting again"),
+            Err(e @ session::Error::Trunk(_)) => plugin.journal.say(Level::Warning, format!("{e}; connecting again")),
+            Err(e) => return Err(e.to_string()),
+        }
+        sleep(PAUSE);
+    }
+}

@@ -1,0 +1,9 @@
+//! The arithmetic of id maps. No I/O, and nothing of ours is imported here.
+
+pub mod assign;
+pub mod idmap;
+pub mod pool;
+pub mod ranges;
+
+/// The largest valid user or group id. 2^32-1 is `(uid_t)-1`, which means "no change" to chown(2) and setresuid(2).
+pub const MAX_ID: u32 = u32::MAX - 1;

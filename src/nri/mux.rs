@@ -1,0 +1,265 @@
+//! NRI's multiplexer: two channels on one socket, in chunks `channel u32 BE | length u32 BE | bytes`.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::ttrpc::{Decoder, Frame, be32};
+
+const HEADER: usize = 8;
+/// The most bytes that we put in a chunk. NRI's Go side reads a channel through a 4096-byte buffer, and fails with
+/// ENOMEM on a chunk that does not fit what is free of it.
+const MAX_CHUNK: usize = 4096;
+/// How long the other side may pause in the middle of a frame, or take to let us write.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A channel of the trunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// The runtime calls us.
+    Plugin = 1,
+    /// We call the runtime.
+    Runtime = 2,
+}
+
+/// Why the trunk is of no more use.
+#[derive(Debug)]
+pub enum Error {
+    /// A system call failed.
+    Io(io::Error),
+    /// The stream ended in the middle of a frame.
+    Truncated,
+    /// Nothing came for 30 s where something had to.
+    Stalled,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io(e) => write!(f, "the connection to the runtime failed: {e}"),
+            Error::Truncated => f.write_str("the runtime closed the connection in the middle of a frame"),
+            Error::Stalled => write!(f, "the runtime was silent for {} s where it had to speak", PATIENCE.as_secs()),
+        }
+    }
+}
+
+/// The socket and what has been read of it.
+pub struct Trunk {
+    socket: UnixStream,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The current chunk: its header so far, then how many of its bytes are still to come.
+    header: Vec<u8>,
+    left: u32,
+    plugin: Decoder,
+    runtime: Decoder,
+    timed: Option<bool>,
+}
+
+impl Trunk {
+    /// A trunk over a connected socket.
+    pub fn new(socket: UnixStream) -> Result<Trunk, Error> {
+        socket.set_write_timeout(Some(PATIENCE)).map_err(Error::Io)?;
+        Ok(Trunk {
+            socket,
+            buffer: vec![0; 16 * 1024].into(),
+            start: 0,
+            end: 0,
+            header: Vec::with_capacity(HEADER),
+            left: 0,
+            plugin: Decoder::default(),
+            runtime: Decoder::default(),
+            timed: None,
+        })
+    }
+
+    /// Waits for the next frame of either channel; None when the stream has ended between frames.
+    /// With `expecting`, and always in the middle of a frame, the wait is bounded.
+    pub fn next(&mut self, expecting: bool) -> Result<Option<(Channel, Frame)>, Error> {
+        loop {
+            while self.start < self.end {
+                if let Some(frame) = self.step() {
+                    return Ok(Some(frame));
+                }
+            }
+            let between = self.header.is_empty() && self.plugin.is_empty() && self.runtime.is_empty();
+            self.set_timed(expecting || !between)?;
+            match self.socket.read(&mut self.buffer) {
+                Ok(0) if between => return Ok(None),
+                Ok(0) => return Err(Error::Truncated),
+                Ok(n) => (self.start, self.end) = (0, n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // What SO_RCVTIMEO ends with.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Error::Stalled),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset && between => return Ok(None),
+                Err(e) => return Err(Error::Io(e)),
+            }
+        }
+    }
+
+    /// Sends a frame.
+    pub fn send(&mut self, channel: Channel, frame: &[u8]) -> Result<(), Error> {
+        self.socket.write_all(&chunks(channel, frame)).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => Error::Stalled,
+            _ => Error::Io(e),
+        })
+    }
+
+    /// Uses some of the buffer; a frame if that made one whole.
+    fn step(&mut self) -> Option<(Channel, Frame)> {
+        let mut input = &self.buffer[self.start..self.end];
+        if self.header.len() < HEADER {
+            let n = input.len().min(HEADER - self.header.len());
+            self.header.extend_from_slice(&input[..n]);
+            self.start += n;
+            if self.header.len() == HEADER {
+                self.left = be32(&self.header[4..]);
+                if self.left == 0 {
+                    self.header.clear();
+                }
+            }
+            return None;
+        }
+        let n = input.len().min(self.left as usize);
+        input = &input[..n];
+        let (channel, decoder) = match be32(&self.header) {
+            1 => (Channel::Plugin, &mut self.plugin),
+            2 => (Channel::Runtime, &mut self.runtime),
+            // A channel of a later protocol: nothing that we could answer.
+            _ => {
+                self.used(n);
+                return None;
+            }
+        };
+        let frame = decoder.feed(&mut input);
+        let used = n - input.len();
+        self.used(used);
+        frame.map(|frame| (channel, frame))
+    }
+
+    /// Notes that `n` bytes of the current chunk are done.
+    fn used(&mut self, n: usize) {
+        self.start += n;
+        self.left -= n as u32;
+        if self.left == 0 {
+            self.header.clear();
+        }
+    }
+
+    fn set_timed(&mut self, timed: bool) -> Result<(), Error> {
+        if self.timed != Some(timed) {
+            self.socket.set_read_timeout(timed.then_some(PATIENCE)).map_err(Error::Io)?;
+            self.timed = Some(timed);
+        }
+        Ok(())
+    }
+}
+
+/// A frame as it goes over the socket: chunks of at most 4096 bytes, with bytes of this frame only.
+fn chunks(channel: Channel, frame: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(frame.len() + HEADER * (frame.len() / MAX_CHUNK + 1));
+    for chunk in frame.chunks(MAX_CHUNK) {
+        out.extend_from_slice(&(channel as u32).to_be_bytes());
+        out.extend_from_slice(&(chunk.len() as u32).to_be_bytes());
+        out.extend_from_slice(chunk);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nri::ttrpc::MAX_BODY;
+
+    fn chunk(channel: u32, bytes: &[u8]) -> Vec<u8> {
+        [&channel.to_be_bytes()[..], &(bytes.len() as u32).to_be_bytes(), bytes].concat()
+    }
+
+    fn frame(stream: u32, body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u32).to_be_bytes()[..], &stream.to_be_bytes(), &[1, 0], body].concat()
+    }
+
+    /// What a trunk makes of these bytes, sent in pieces, and how it ends.
+    fn read(bytes: &[u8], piece: usize) -> (Vec<(Channel, Frame)>, Result<(), String>) {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let bytes = bytes.to_vec();
+        let writer = std::thread::spawn(move || bytes.chunks(piece).all(|p| near.write_all(p).is_ok()));
+        let mut trunk = Trunk::new(far).unwrap();
+        let mut all = Vec::new();
+        let end = loop {
+            match trunk.next(false) {
+                Ok(Some(frame)) => all.push(frame),
+                Ok(None) => break Ok(()),
+                Err(e) => break Err(e.to_string()),
+            }
+        };
+        assert!(writer.join().unwrap());
+        (all, end)
+    }
+
+    #[test]
+    fn chunks_and_frames_need_not_agree() {
+        let (a, b) = (frame(1, b"first"), frame(3, b"second"));
+        let both = [&a[..], &b[..]].concat();
+        // Two frames in a chunk; one frame in three chunks, with the other channel and an unknown one in between.
+        let bytes = [
+            chunk(1, &both),
+            chunk(1, &a[..4]),
+            chunk(2, &b[..12]),
+            chunk(7, b"who?"),
+            chunk(1, &[]),
+            chunk(1, &a[4..11]),
+            chunk(2, &b[12..]),
+            chunk(1, &a[11..]),
+        ]
+        .concat();
+        for piece in [1, 2, 3, 7, 8, 9, 1000] {
+            let (frames, end) = read(&bytes, piece);
+            let streams: Vec<_> = frames.iter().map(|(c, f)| (*c, f.stream)).collect();
+            use Channel::{Plugin, Runtime};
+            assert_eq!(streams, [(Plugin, 1), (Plugin, 3), (Runtime, 3), (Plugin, 1)], "pieces of {piece}");
+            assert_eq!(frames[3].1.body, Ok(b"first".to_vec()));
+            assert_eq!(end, Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_stream_cut_short_is_said_to_be() {
+        let bytes = chunk(1, &frame(1, b"hello"));
+        let truncated = "the runtime closed the connection in the middle of a frame";
+        for length in 1..bytes.len() {
+            let (frames, end) = read(&bytes[..length], 100);
+            assert!(frames.is_empty());
+            assert_eq!(end, Err(truncated.to_owned()), "after {length} bytes");
+        }
+        assert_eq!(read(&[], 1), (Vec::new(), Ok(())));
+        // A chunk that claims 4 GiB.
+        let huge = [&1u32.to_be_bytes()[..], &u32::MAX.to_be_bytes(), b"abc"].concat();
+        assert_eq!(read(&huge, 100), (Vec::new(), Err(truncated.to_owned())));
+    }
+
+    #[test]
+    fn an_oversized_frame_does_not_end_the_stream() {
+        let bytes = [chunk(1, &frame(1, &vec![0; MAX_BODY + 1])), chunk(1, &frame(3, b"next"))].concat();
+        let (frames, end) = read(&bytes, 60_000);
+        assert_eq!(frames[0].1.body, Err(MAX_BODY as u32 + 1));
+        assert_eq!(frames[1].1.body, Ok(b"next".to_vec()));
+        assert_eq!((frames.len(), end), (2, Ok(())));
+    }
+
+    #[test]
+    fn long_frames_go_out_in_chunks_that_fit_the_peers_buffer() {
+        let sent = chunks(Channel::Plugin, &vec![5; 10_000]);
+        let mut sizes = Vec::new();
+        let mut rest = &sent[..];
+        while !rest.is_empty() {
+            assert_eq!(be32(rest), 1);
+            let n = be32(&rest[4..]) as usize;
+            sizes.push(n);
+            rest = &rest[HEADER + n..];
+        }
+        assert_eq!(sizes, [4096, 4096, 1808]);
+    }
+}

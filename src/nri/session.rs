@@ -1,0 +1,204 @@
+//! One connection to a runtime: register, then one request in, one answer out.
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+
+use protobuf::Message;
+
+use super::mux::{self, Channel, Trunk};
+use super::plugin::Plugin;
+use super::proto::nri::{
+    ConfigureRequest, ConfigureResponse, CreateContainerRequest, FailurePolicy, PodRequest, PodSandbox,
+    RegisterPluginRequest, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
+};
+use super::proto::ttrpc::{Request, Response};
+use super::ttrpc::{self, Code, Failure, Frame, MAX_BODY};
+use crate::journal::Level;
+
+const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
+const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
+/// Our only call, RegisterPlugin.
+const REGISTRATION: u32 = 1;
+
+/// The name that the plugin registers with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Plugin name.
+    pub name: String,
+    /// Two digits: plugins are called in the order of these.
+    pub index: String,
+}
+
+/// Why a connection ended other than by its end.
+#[derive(Debug)]
+pub enum Error {
+    /// The wire.
+    Trunk(mux::Error),
+    /// The runtime did not take the registration.
+    Refused(String),
+    /// The runtime was told that this cannot work; it has the same text.
+    Configuration(String),
+    /// A message of ours could not be encoded.
+    Encode(protobuf::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Trunk(e) => e.fmt(f),
+            Error::Refused(why) => write!(f, "the runtime refused the registration: {why}"),
+            Error::Configuration(why) => f.write_str(why),
+            Error::Encode(e) => write!(f, "cannot encode a message: {e}"),
+        }
+    }
+}
+
+/// Serves one connection until the runtime closes it or says Shutdown.
+pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Result<(), Error> {
+    let mut session = Session {
+        trunk: Trunk::new(socket).map_err(Error::Trunk)?,
+        plugin,
+        last_stream: None,
+        synchronized: false,
+        over: None,
+    };
+    session.register(identity)?;
+    while let Some((channel, frame)) = session.trunk.next(!session.synchronized).map_err(Error::Trunk)? {
+        match (channel, frame.kind) {
+            (Channel::Plugin, ttrpc::REQUEST) => session.serve(frame)?,
+            (Channel::Runtime, ttrpc::RESPONSE) if frame.stream == REGISTRATION => registered(frame)?,
+            // Nothing that anybody waits for an answer to.
+            (channel, kind) => {
+                let message = format!("ignored a frame of type {kind} on channel {channel:?}");
+                session.plugin.journal.say(Level::Debug, message);
+            }
+        }
+        if let Some(end) = session.over {
+            return end;
+        }
+    }
+    Ok(())
+}
+
+struct Session<'a> {
+    trunk: Trunk,
+    plugin: &'a mut Plugin,
+    last_stream: Option<u32>,
+    /// Until then the runtime has to speak; afterwards it may be silent for as long as it likes.
+    synchronized: bool,
+    over: Option<Result<(), Error>>,
+}
+
+/// The runtime's answer to RegisterPlugin.
+fn registered(frame: Frame) -> Result<(), Error> {
+    let refused = |why: &dyn fmt::Display| Error::Refused(why.to_string());
+    let body = frame.body.map_err(|length| refused(&format_args!("with a frame of {length} bytes")))?;
+    let response = Response::parse_from_bytes(&body).map_err(|e| refused(&e))?;
+    match response.status.code {
+        0 => Ok(()),
+        _ => Err(refused(&response.status.message)),
+    }
+}
+
+impl Session<'_> {
+    fn register(&mut self, identity: &Identity) -> Result<(), Error> {
+        let payload = RegisterPluginRequest {
+            plugin_name: identity.name.clone(),
+            plugin_idx: identity.index.clone(),
+            ..Default::default()
+        };
+        let frame = ttrpc::request(REGISTRATION, RUNTIME_SERVICE, "RegisterPlugin", &payload).map_err(Error::Encode)?;
+        self.trunk.send(Channel::Runtime, &frame).map_err(Error::Trunk)
+    }
+
+    fn serve(&mut self, frame: Frame) -> Result<(), Error> {
+        let stream = frame.stream;
+        let answer = self.check_stream(stream).and_then(|()| self.answer(frame));
+        let answer = ttrpc::response(stream, answer).map_err(Error::Encode)?;
+        self.trunk.send(Channel::Plugin, &answer).map_err(Error::Trunk)
+    }
+
+    /// Streams that the other side opens are odd, and each is new (containerd/ttrpc, PROTOCOL.md).
+    fn check_stream(&mut self, stream: u32) -> Result<(), Failure> {
+        if stream.is_multiple_of(2) {
+            return Err(invalid(format_args!("stream {stream} is even")));
+        }
+        if self.last_stream.is_some_and(|last| stream <= last) {
+            return Err(invalid(format_args!("stream {stream} is not after the last one")));
+        }
+        self.last_stream = Some(stream);
+        Ok(())
+    }
+
+    fn answer(&mut self, frame: Frame) -> Result<Vec<u8>, Failure> {
+        let body = frame.body.map_err(|length| {
+            let message = format!("a message of {length} bytes is over the limit of {MAX_BODY}");
+            Failure::new(Code::ResourceExhausted, message)
+        })?;
+        let request: Request = parse(&body)?;
+        if request.service != PLUGIN_SERVICE {
+            return Err(unimplemented("service", &request.service));
+        }
+        self.call(&request.method, &request.payload)
+    }
+
+    fn call(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+        match method {
+            "Configure" => {
+                let configured = self.plugin.configure(&parse::<ConfigureRequest>(payload)?);
+                if let Err(failure) = &configured {
+                    self.over = Some(Err(Error::Configuration(failure.message.clone())));
+                }
+                // Where the runtime knows it: rather fail a request loudly than create a container without us.
+                let policy = FailurePolicy { fail_request: true, keep_connected: true, ..Default::default() };
+                let failure_policy = Some(policy).into();
+                encode(&ConfigureResponse { events: configured?, failure_policy, ..Default::default() })
+            }
+            "Synchronize" => {
+                let request: SynchronizeRequest = parse(payload)?;
+                self.plugin.synchronize(&request);
+                self.synchronized |= !request.more;
+                encode(&SynchronizeResponse { more: request.more, ..Default::default() })
+            }
+            "CreateContainer" => encode(&self.plugin.create(&parse::<CreateContainerRequest>(payload)?)?),
+            "RunPodSandbox" => self.pod_event(1, &parse::<PodRequest>(payload)?.pod),
+            "RemovePodSandbox" => self.pod_event(3, &parse::<PodRequest>(payload)?.pod),
+            "StateChange" => {
+                let change: StateChangeEvent = parse(payload)?;
+                self.pod_event(change.event, &change.pod)
+            }
+            "Shutdown" => {
+                self.over = Some(Ok(()));
+                Ok(Vec::new())
+            }
+            _ => Err(unimplemented("method", method)),
+        }
+    }
+
+    /// The events of api.proto that we subscribe to; others need no answer but an empty one.
+    fn pod_event(&mut self, event: i32, pod: &PodSandbox) -> Result<Vec<u8>, Failure> {
+        match event {
+            1 => self.plugin.pod_started(pod),
+            3 => self.plugin.pod_removed(pod),
+            _ => {}
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn parse<M: Message>(bytes: &[u8]) -> Result<M, Failure> {
+    M::parse_from_bytes(bytes).map_err(|e| invalid(format_args!("not a valid message: {e}")))
+}
+
+fn encode(message: &impl Message) -> Result<Vec<u8>, Failure> {
+    message.write_to_bytes().map_err(|e| Failure::new(Code::Internal, e.to_string()))
+}
+
+fn invalid(why: fmt::Arguments) -> Failure {
+    Failure::new(Code::InvalidArgument, why.to_string())
+}
+
+fn unimplemented(what: &str, name: &str) -> Failure {
+    let name: String = name.chars().take(100).collect();
+    Failure::new(Code::Unimplemented, format!("{what} {name:?} is not implemented"))
+}

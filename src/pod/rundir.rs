@@ -1,0 +1,232 @@
+//! `/run/uid-nri-plugin`: the lock, and a folder for each pod with what was made for it.
+//!
+//! It is ours and root's alone. Everything is reached by descriptor and single name, links are never followed, and
+//! all state is here: a plugin that starts anew finds what an earlier one made.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use super::{Result, Step};
+use crate::sys::{file, lock, mount};
+
+/// Where it is.
+pub const PATH: &str = "/run/uid-nri-plugin";
+
+/// The open folder.
+pub struct RunDir {
+    path: String,
+    pods: OwnedFd,
+    lock: File,
+    held: bool,
+}
+
+/// A pod's folder.
+pub struct PodDir {
+    fd: OwnedFd,
+    path: String,
+}
+
+impl RunDir {
+    /// Opens the folder, making it if needed. It must be root's own and closed to everybody else.
+    pub fn open(path: &str) -> Result<RunDir> {
+        let step = || Step::RunDir.on(path);
+        let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+        let parent = file::open_dir(parent).map_err(step())?;
+        let dir = make_or_open(parent.as_fd(), name).map_err(step())?;
+        let meta = File::from(dir.try_clone().map_err(step())?).metadata().map_err(step())?;
+        if meta.uid() != 0 || meta.mode() & 0o077 != 0 {
+            let why = "it must belong to root and have mode 0700; remove it";
+            return Err(step()(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+        }
+        let pods = make_or_open(dir.as_fd(), "pods").map_err(step())?;
+        let lock = file::open_or_create_at(dir.as_fd(), "lock").map_err(step())?;
+        Ok(RunDir { path: path.to_owned(), pods, lock, held: false })
+    }
+
+    /// Whether this process is the one instance that acts: takes the lock if it is free.
+    pub fn try_lock(&mut self) -> Result<bool> {
+        if !self.held {
+            self.held = lock::try_lock(&self.lock).map_err(Step::Lock.on(&self.path))?;
+        }
+        Ok(self.held)
+    }
+
+    /// Waits until this process is the one that acts.
+    pub fn wait_lock(&mut self) -> Result<()> {
+        lock::lock(&self.lock).map_err(Step::Lock.on(&self.path))?;
+        self.held = true;
+        Ok(())
+    }
+
+    /// The pid of the instance that acts, if it is another one.
+    pub fn holder(&self) -> Option<u32> {
+        lock::holder(&self.lock).ok().flatten()
+    }
+
+    /// The folder of a pod, made if needed.
+    pub fn pod(&self, id: &str) -> Result<PodDir> {
+        let path = format!("{}/pods/{id}", self.path);
+        let fd = is_plain_name(id).and_then(|()| make_or_open(self.pods.as_fd(), id));
+        Ok(PodDir { fd: fd.map_err(Step::PodDir.on(&path))?, path })
+    }
+
+    /// Removes all that was made for a pod. Nothing there is nothing to do.
+    pub fn remove_pod(&self, id: &str) -> Result<()> {
+        let step = || Step::Remove.on(format!("{}/pods/{id}", self.path));
+        is_plain_name(id).map_err(step())?;
+        let dir = match file::open_dir_at(self.pods.as_fd(), id) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            dir => dir.map_err(step())?,
+        };
+        for name in names(dir.as_fd()).map_err(step())? {
+            // One mount at most is ours; a second one on top would be somebody's mistake, and goes too.
+            while mount::detach(dir.as_fd(), &name).is_ok() {}
+            file::remove_at(dir.as_fd(), &name).map_err(step())?;
+        }
+        drop(dir);
+        file::remove_at(self.pods.as_fd(), id).map_err(step())
+    }
+
+    /// Removes what was made for pods that are not among `known`. Returns how many went, and the first failure.
+    pub fn sweep(&self, known: &HashSet<String>) -> (usize, Option<super::Error>) {
+        let (mut removed, mut failure) = (0, None);
+        match names(self.pods.as_fd()) {
+            Ok(ids) => {
+                for id in ids.iter().filter(|id| !known.contains(*id)) {
+                    match self.remove_pod(id) {
+                        Ok(()) => removed += 1,
+                        Err(e) => failure = failure.or(Some(e)),
+                    }
+                }
+            }
+            Err(e) => failure = Some(Step::Remove.on(&self.path)(e)),
+        }
+        (removed, failure)
+    }
+}
+
+impl PodDir {
+    /// The descriptor that everything in it is reached by.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The path of something in it, for the runtime and for messages.
+    pub fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+
+    /// Whether a file system of this kind is mounted on `name`.
+    pub fn holds(&self, name: &str, magic: i64) -> bool {
+        file::open_path_at(self.fd(), name).and_then(|fd| file::file_system(&fd)).is_ok_and(|found| found == magic)
+    }
+}
+
+/// A sandbox id comes from the runtime, but it becomes a file name: letters, digits, `_`, `-` and `.` only.
+fn is_plain_name(name: &str) -> io::Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if name.is_empty() || name.len() > 200 || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a sandbox id"));
+    }
+    Ok(())
+}
+
+fn make_or_open(dir: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
+    match file::mkdir_at(dir, name, 0o700) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => file::open_dir_at(dir, name),
+    }
+}
+
+fn names(dir: BorrowedFd) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A folder of our own under /run, gone when dropped.
+    pub struct Scratch(pub String);
+
+    impl Scratch {
+        pub fn new(name: &str) -> Scratch {
+            let path = format!("/run/uid-nri-plugin-test-{}-{name}", std::process::id());
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn makes_opens_and_removes() {
+        let scratch = Scratch::new("rundir");
+        let run = RunDir::open(&scratch.0).unwrap();
+        assert_eq!(fs::metadata(&scratch.0).unwrap().mode() & 0o7777, 0o700);
+        let pod = run.pod("abc").unwrap();
+        fs::write(pod.path("0.map"), "x").unwrap();
+        fs::create_dir(pod.path("sysfs-1")).unwrap();
+        run.pod("def").unwrap();
+        drop(pod);
+        RunDir::open(&scratch.0).unwrap().remove_pod("abc").unwrap();
+        run.remove_pod("never-there").unwrap();
+        assert_eq!(names(run.pods.as_fd()).unwrap(), ["def"]);
+        let (removed, failure) = run.sweep(&HashSet::from(["def".to_owned()]));
+        assert!((removed, failure.is_none()) == (0, true));
+        assert_eq!(run.sweep(&HashSet::new()).0, 1);
+        assert!(names(run.pods.as_fd()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn refuses_what_is_not_roots_own() {
+        let scratch = Scratch::new("lax");
+        fs::create_dir(&scratch.0).unwrap();
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = RunDir::open(&scratch.0).err().unwrap().to_string();
+        assert!(error.ends_with("it must belong to root and have mode 0700; remove it"), "{error}");
+        fs::remove_dir(&scratch.0).unwrap();
+        symlink("/tmp", &scratch.0).unwrap();
+        let error = RunDir::open(&scratch.0).err().unwrap();
+        fs::remove_file(&scratch.0).unwrap();
+        assert_eq!(error.cause.raw_os_error(), Some(libc::ENOTDIR), "{error}");
+    }
+
+    #[test]
+    fn follows_no_link_and_takes_no_path() {
+        let scratch = Scratch::new("links");
+        let run = RunDir::open(&scratch.0).unwrap();
+        let target = Scratch::new("links-target");
+        fs::create_dir(&target.0).unwrap();
+        fs::write(format!("{}/keep", target.0), "").unwrap();
+        symlink(&target.0, format!("{}/pods/evil", scratch.0)).unwrap();
+        assert_eq!(run.pod("evil").err().unwrap().cause.raw_os_error(), Some(libc::ENOTDIR));
+        assert_eq!(run.remove_pod("evil").err().unwrap().cause.raw_os_error(), Some(libc::ENOTDIR));
+        // A link inside a pod's folder is removed itself.
+        let pod = run.pod("good").unwrap();
+        symlink(&target.0, pod.path("sysfs-1")).unwrap();
+        run.remove_pod("good").unwrap();
+        assert!(fs::exists(format!("{}/keep", target.0)).unwrap());
+        for id in ["", ".", "..", "../x", "a/b", "a\0b", "a b", &"a".repeat(300)] {
+            let error = run.pod(id).err().unwrap().to_string();
+            assert!(error.ends_with("not a sandbox id"), "{error}");
+            assert!(run.remove_pod(id).is_err());
+        }
+    }
+
+    #[test]
+    fn an_instance_that_has_the_lock_keeps_it() {
+        let scratch = Scratch::new("lock");
+        let mut run = RunDir::open(&scratch.0).unwrap();
+        assert!(run.try_lock().unwrap() && run.try_lock().unwrap());
+        assert_eq!(run.holder(), None);
+    }
+}

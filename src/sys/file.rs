@@ -1,0 +1,90 @@
+//! Files by directory descriptor and single name, so that no path is ever resolved twice.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use super::{cerr, cstr, owned, retry};
+
+/// `statfs` magic of a namespace file (`linux/magic.h`).
+pub const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// The same of sysfs.
+pub const SYSFS_MAGIC: i64 = 0x6265_6572;
+/// The same of mqueue (`ipc/mqueue.c`).
+pub const MQUEUE_MAGIC: i64 = 0x1980_0202;
+/// The same of proc.
+pub const PROC_MAGIC: i64 = 0x9fa0;
+
+fn openat(dir: libc::c_int, name: &str, flags: libc::c_int, mode: libc::mode_t) -> io::Result<OwnedFd> {
+    let name = cstr(name)?;
+    let flags = flags | libc::O_CLOEXEC;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call; the kernel only reads it.
+    owned(retry(|| unsafe { libc::openat(dir, name.as_ptr(), flags, mode) }.into()))
+}
+
+/// Opens a directory by path; the last component may not be a link.
+pub fn open_dir(path: &str) -> io::Result<OwnedFd> {
+    openat(libc::AT_FDCWD, path, libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)
+}
+
+/// Opens the directory `name` in `dir`.
+pub fn open_dir_at(dir: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
+    openat(dir.as_raw_fd(), name, libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)
+}
+
+/// Makes a new regular file, mode 0600; EEXIST if the name is taken, by whatever.
+pub fn create_new_at(dir: BorrowedFd, name: &str) -> io::Result<File> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    openat(dir.as_raw_fd(), name, flags, 0o600).map(File::from)
+}
+
+/// Opens a file for reading and writing, making it (0600) if it is not there.
+pub fn open_or_create_at(dir: BorrowedFd, name: &str) -> io::Result<File> {
+    openat(dir.as_raw_fd(), name, libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, 0o600).map(File::from)
+}
+
+/// Opens a file for reading.
+pub fn open_at(dir: BorrowedFd, name: &str) -> io::Result<File> {
+    openat(dir.as_raw_fd(), name, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0).map(File::from)
+}
+
+/// A handle that names a file without opening it, so that no driver or FIFO is touched.
+pub fn open_path_at(dir: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
+    openat(dir.as_raw_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)
+}
+
+/// Opens a namespace file such as `/proc/PID/ns/net`, a link that has to be followed; EINVAL if it is not one.
+pub fn open_namespace(path: &str) -> io::Result<OwnedFd> {
+    let fd = openat(libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NONBLOCK, 0)?;
+    match file_system(&fd)? {
+        NSFS_MAGIC => Ok(fd),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+/// Makes a directory with the given mode.
+pub fn mkdir_at(dir: BorrowedFd, name: &str, mode: libc::mode_t) -> io::Result<()> {
+    let name = cstr(name)?;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call; the kernel only reads it.
+    cerr(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode) }.into()).map(drop)
+}
+
+/// Removes a name: a file or link, or an empty directory.
+pub fn remove_at(dir: BorrowedFd, name: &str) -> io::Result<()> {
+    let name = cstr(name)?;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call; the kernel only reads it.
+    let unlink = |flags| cerr(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) }.into()).map(drop);
+    match unlink(0) {
+        Err(e) if e.raw_os_error() == Some(libc::EISDIR) => unlink(libc::AT_REMOVEDIR),
+        result => result,
+    }
+}
+
+/// The magic number of the file system that a descriptor is on.
+pub fn file_system(fd: &OwnedFd) -> io::Result<i64> {
+    // SAFETY: statfs is a plain struct of integers, for which all zeros is a value.
+    let mut out: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `fd` is open and `out` is a statfs of ours that the kernel fills during the call.
+    retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), &mut out) }.into())?;
+    Ok(out.f_type as i64)
+}
