@@ -20,8 +20,9 @@ containerd restarts. Only one instance acts at a time; others stand by.
 Options:
       --socket PATH      NRI socket [default: /var/run/nri/nri.sock]
       --name NAME        plugin name [default: from argv[0], else uid-mapper]
-      --index NN         plugin index, two digits [default: from argv[0], else 00]
-      --config FILE      configuration file, instead of what containerd hands over
+      --index NN         plugin index, NN [default: from argv[0], else 00]
+      --config FILE      configuration [default: what containerd hands over,
+                         else /etc/nri/conf.d/NN-NAME.conf or NAME.conf]
       --log-level LEVEL  debug, info, warning or error [default: info]
   -h, --help             print this
   -V, --version          print the version
@@ -29,8 +30,8 @@ Options:
 Example:
   uid-nri-plugin --config /etc/nri/conf.d/00-uid-mapper.conf --log-level debug
 
-Exit status: 0 when containerd closed the connection, 1 on failure, 2 for wrong
-options. Messages go to the journal, or to stderr where there is none.
+Exit status: 0 when containerd closed the connection, 1 on failure, 2 for
+wrong options. Messages go to the journal, or to stderr where there is none.
 ";
 
 /// Where NRI listens by default.

@@ -10,6 +10,7 @@ mod sys;
 use std::env;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
@@ -69,7 +70,11 @@ fn launched(options: Options, fd: &str) -> Result<(), String> {
 fn external(options: Options) -> Result<(), String> {
     const PAUSE: Duration = Duration::from_millis(500);
     let identity = Identity { name: options.name, index: options.index };
-    let mut plugin = Plugin::new(options.config, options.log_level);
+    // containerd hands its drop-in file only to plugins that it launches; this one reads the same file itself.
+    let drop_ins = [format!("{}-{}", identity.index, identity.name), identity.name.clone()];
+    let mut drop_ins = drop_ins.iter().map(|name| Path::new("/etc/nri/conf.d").join(format!("{name}.conf")));
+    let config = options.config.or_else(|| drop_ins.find(|path| path.exists()));
+    let mut plugin = Plugin::new(config, options.log_level);
     plugin.wait_for_turn()?;
     let mut waiting = false;
     loop {
@@ -89,7 +94,9 @@ fn external(options: Options) -> Result<(), String> {
         };
         match end {
             Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection; connecting again"),
-            Err(e @ session::Error::Trunk(_)) => plugin.journal.say(Level::Warning, format!("{e}; connecting again")),
+            Err(e @ (session::Error::Trunk(_) | session::Error::TooSoon)) => {
+                plugin.journal.say(Level::Warning, format!("{e}; connecting again"))
+            }
             Err(e) => return Err(e.to_string()),
         }
         sleep(PAUSE);

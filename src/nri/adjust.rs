@@ -11,18 +11,23 @@ use crate::pod::policy::{ANNOTATION, Candidate, User};
 /// More collisions than this are only counted in the annotation.
 const MAX_COLLISIONS: usize = 100;
 
-/// What the decision needs of the runtime's message.
-pub fn candidate<'a>(pod: &'a PodSandbox, container: &'a Container) -> Candidate<'a> {
-    let has = |list: &[LinuxNamespace], kind| list.iter().any(|ns| ns.type_ == kind);
+/// What the decision needs of the runtime's message. `is_ours` says whether a path is the node's network namespace:
+/// containerd gives that of the sandbox to every container, and only the file behind it tells whose it is.
+pub fn candidate<'a>(
+    pod: &'a PodSandbox,
+    container: &'a Container,
+    is_ours: impl FnOnce(&str) -> bool,
+) -> Candidate<'a> {
+    let find = |kind| container.linux.namespaces.iter().find(|ns| ns.type_ == kind);
     let writable_sys =
         |m: &Mount| m.destination == "/sys" && m.type_ == "sysfs" && !m.options.iter().any(|o| o == "ro");
     Candidate {
         namespace: &pod.namespace,
         annotations: &pod.annotations,
         name: &container.name,
-        host_network: !has(&container.linux.namespaces, "network"),
+        host_network: find("network").is_none_or(|ns| is_ours(&ns.path)),
         privileged: container.mounts.iter().any(writable_sys),
-        user_namespace: has(&container.linux.namespaces, "user"),
+        user_namespace: find("user").is_some(),
         user: container.user.as_ref().map(|u| User {
             uid: u.uid,
             gid: u.gid,
@@ -194,10 +199,12 @@ mod tests {
         let pod = PodSandbox::default();
         let mut c = container();
         let flags = |c: &Container| {
-            let found = candidate(&pod, c);
+            let found = candidate(&pod, c, |path| path == "/proc/1/ns/net");
             (found.host_network, found.privileged, found.user_namespace, found.user)
         };
         assert_eq!(flags(&c), (false, false, false, None));
+        c.linux.mut_or_insert_default().namespaces[2].path = "/proc/1/ns/net".into();
+        assert_eq!(flags(&c), (true, false, false, None));
         c.user = Some(Default::default()).into();
         c.mounts[2] = mount("/sys", "sysfs", &["rw"]);
         c.linux.mut_or_insert_default().namespaces = vec![namespace("user", "")];

@@ -30,7 +30,7 @@ pub enum Error {
     Io(io::Error),
     /// The stream ended in the middle of a frame.
     Truncated,
-    /// Nothing came for 30 s where something had to.
+    /// The other side paused for 30 s in the middle of a frame, or let us wait as long to write.
     Stalled,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Error {
         match self {
             Error::Io(e) => write!(f, "the connection to the runtime failed: {e}"),
             Error::Truncated => f.write_str("the runtime closed the connection in the middle of a frame"),
-            Error::Stalled => write!(f, "the runtime was silent for {} s where it had to speak", PATIENCE.as_secs()),
+            Error::Stalled => write!(f, "the runtime paused for {} s in the middle of a frame", PATIENCE.as_secs()),
         }
     }
 }
@@ -76,8 +76,8 @@ impl Trunk {
     }
 
     /// Waits for the next frame of either channel; None when the stream has ended between frames.
-    /// With `expecting`, and always in the middle of a frame, the wait is bounded.
-    pub fn next(&mut self, expecting: bool) -> Result<Option<(Channel, Frame)>, Error> {
+    /// Between frames the wait has no bound, in the middle of one it has.
+    pub fn next(&mut self) -> Result<Option<(Channel, Frame)>, Error> {
         loop {
             while self.start < self.end {
                 if let Some(frame) = self.step() {
@@ -85,7 +85,7 @@ impl Trunk {
                 }
             }
             let between = self.header.is_empty() && self.plugin.is_empty() && self.runtime.is_empty();
-            self.set_timed(expecting || !between)?;
+            self.set_timed(!between)?;
             match self.socket.read(&mut self.buffer) {
                 Ok(0) if between => return Ok(None),
                 Ok(0) => return Err(Error::Truncated),
@@ -189,7 +189,7 @@ mod tests {
         let mut trunk = Trunk::new(far).unwrap();
         let mut all = Vec::new();
         let end = loop {
-            match trunk.next(false) {
+            match trunk.next() {
                 Ok(Some(frame)) => all.push(frame),
                 Ok(None) => break Ok(()),
                 Err(e) => break Err(e.to_string()),

@@ -209,12 +209,12 @@ impl Plugin {
 
     /// A container is about to be created: what to change in it.
     pub fn create(&mut self, request: &CreateContainerRequest) -> Result<CreateContainerResponse, Failure> {
-        let State { config, node, runtime, .. } = self.state.as_ref().ok_or_else(not_configured)?;
+        let State { config, node, runtime, home } = self.state.as_ref().ok_or_else(not_configured)?;
         if node.needs_nothing() {
             return Ok(CreateContainerResponse::default());
         }
         let who = subject(&request.pod, &request.container.name);
-        let candidate = adjust::candidate(&request.pod, &request.container);
+        let candidate = adjust::candidate(&request.pod, &request.container, |path| home.is_our_net(path));
         let wanted = match policy::decide(config, &node.uids, &node.gids, runtime, &candidate) {
             Decision::Leave(why) => {
                 self.journal.about(Level::Debug, &who, format_args!("left alone: {why}"));

@@ -36,6 +36,8 @@ pub enum Error {
     Trunk(mux::Error),
     /// The runtime did not take the registration.
     Refused(String),
+    /// It closed the connection before the plugin was registered, configured and synchronized.
+    TooSoon,
     /// The runtime was told that this cannot work; it has the same text.
     Configuration(String),
     /// A message of ours could not be encoded.
@@ -47,6 +49,7 @@ impl fmt::Display for Error {
         match self {
             Error::Trunk(e) => e.fmt(f),
             Error::Refused(why) => write!(f, "the runtime refused the registration: {why}"),
+            Error::TooSoon => f.write_str("the runtime closed the connection before the plugin was set up"),
             Error::Configuration(why) => f.write_str(why),
             Error::Encode(e) => write!(f, "cannot encode a message: {e}"),
         }
@@ -63,7 +66,7 @@ pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Resu
         over: None,
     };
     session.register(identity)?;
-    while let Some((channel, frame)) = session.trunk.next(!session.synchronized).map_err(Error::Trunk)? {
+    while let Some((channel, frame)) = session.trunk.next().map_err(Error::Trunk)? {
         match (channel, frame.kind) {
             (Channel::Plugin, ttrpc::REQUEST) => session.serve(frame)?,
             (Channel::Runtime, ttrpc::RESPONSE) if frame.stream == REGISTRATION => registered(frame)?,
@@ -77,14 +80,14 @@ pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Resu
             return end;
         }
     }
-    Ok(())
+    if session.synchronized { Ok(()) } else { Err(Error::TooSoon) }
 }
 
 struct Session<'a> {
     trunk: Trunk,
     plugin: &'a mut Plugin,
     last_stream: Option<u32>,
-    /// Until then the runtime has to speak; afterwards it may be silent for as long as it likes.
+    /// Whether the runtime has told all pods: the last step of setting up.
     synchronized: bool,
     over: Option<Result<(), Error>>,
 }

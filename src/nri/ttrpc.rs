@@ -215,6 +215,13 @@ mod tests {
     }
 
     #[test]
+    fn nested_groups_do_not_exhaust_the_stack() {
+        // Field 1, "start group", without end: what protobuf before 3.7.2 recursed into (RUSTSEC-2024-0437).
+        assert!(Request::parse_from_bytes(&vec![0x0b; MAX_BODY]).is_err());
+        assert!(Response::parse_from_bytes(&vec![0x33; MAX_BODY]).is_err());
+    }
+
+    #[test]
     fn answers_parse_back() {
         let bytes = response(9, Err(Failure::new(Code::Unimplemented, "no"))).unwrap();
         let frame = frames(&mut Decoder::default(), &bytes).remove(0);

@@ -189,9 +189,10 @@ impl Runtime {
     /// By NRI's version where the runtime tells it (0.12 on), else by its own.
     pub fn new(name: &str, version: &str, nri: &str) -> Runtime {
         let own = (name == "containerd").then(|| major_minor(version)).flatten();
+        // A runtime that was built without the module's version says 0.0.0-unknown.
         let at_least = |nri_least, own_least| match major_minor(nri) {
-            Some(v) => v >= nri_least,
-            None => own.is_some_and(|v| v >= own_least),
+            Some(v) if v > (0, 0) => v >= nri_least,
+            _ => own.is_some_and(|v| v >= own_least),
         };
         let nri_text = if nri.is_empty() { String::new() } else { format!(" (NRI {nri})") };
         Runtime {
@@ -464,6 +465,8 @@ mod tests {
         assert_eq!(can("containerd", "v2.3.4", "v0.12.0"), (true, true));
         assert_eq!(can("containerd", "2.2.1-k3s1", ""), (true, false));
         assert_eq!(can("containerd", "v2.2.0", "unknown"), (true, false));
+        assert_eq!(can("containerd", "v2.3.4", "0.0.0-unknown"), (true, true));
+        assert_eq!(can("containerd", "v2.3.4", "(devel)"), (true, true));
         assert_eq!(can("containerd", "v2.1.9", ""), (false, false));
         assert_eq!(can("containerd", "1.7.24", ""), (false, false));
         assert_eq!(can("containerd", "v3.0.0", ""), (true, true));

@@ -1,7 +1,9 @@
 //! Namespaces: joining one for a moment, and making a user namespace.
 
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::{cerr, retry};
 
@@ -151,16 +153,22 @@ fn reap(pid: libc::pid_t) -> io::Result<()> {
 
 /// Our own namespaces, to come back to.
 pub struct Home {
-    net: std::fs::File,
-    ipc: std::fs::File,
-    pid: std::fs::File,
+    net: File,
+    ipc: File,
+    pid: File,
 }
 
 impl Home {
     /// Opens them.
     pub fn open() -> io::Result<Home> {
-        let open = |kind| std::fs::File::open(format!("/proc/self/ns/{kind}"));
+        let open = |kind| File::open(format!("/proc/self/ns/{kind}"));
         Ok(Home { net: open("net")?, ipc: open("ipc")?, pid: open("pid")? })
+    }
+
+    /// Whether this path leads to our own network namespace.
+    pub fn is_our_net(&self, path: &str) -> bool {
+        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        matches!((std::fs::metadata(path), self.net.metadata()), (Ok(a), Ok(b)) if same(&a, &b))
     }
 
     /// The one of this kind.
