@@ -16,7 +16,7 @@ use super::ranges::Ranges;
 pub struct Wants<'a> {
     /// The process's own uid, or gid. Must be had.
     pub primary: Option<u32>,
-    /// Its additional gids. Must be had; their order does not matter.
+    /// Its additional gids, and ids that its mounts name. Must be had; their order does not matter.
     pub additional: &'a [u32],
     /// Sets of optional ids; earlier sets go before later ones.
     pub optional: &'a [&'a Ranges],

@@ -65,6 +65,13 @@ pub fn foreign_mounts(container: &Container) -> Vec<Foreign<'_>> {
     all
 }
 
+/// The ids that options of the container's mounts name with `uid=` or `gid=`, such as the 5 (tty) of its devpts: the
+/// mount fails with EINVAL where the namespace has no such id.
+pub fn mount_ids(container: &Container, option: &str) -> Vec<u32> {
+    let options = container.mounts.iter().flat_map(|m| &m.options);
+    options.filter_map(|o| o.strip_prefix(option)?.parse().ok()).collect()
+}
+
 /// Uid or gid assignment.
 pub struct Kinds<'a> {
     /// Users.
@@ -192,6 +199,14 @@ mod tests {
         assert_eq!(found(&c), [(PodFs::Proc, Some("/proc/7/ns/pid")), mqueue, sysfs]);
         c.linux.mut_or_insert_default().namespaces.remove(0);
         assert_eq!(found(&c), [(PodFs::Proc, None), mqueue, sysfs]);
+    }
+
+    #[test]
+    fn ids_of_mounts_are_found() {
+        let mut c = container();
+        c.mounts.push(mount("/dev/pts", "devpts", &["newinstance", "gid=5", "mode=0620", "gid=x", "uid=-1"]));
+        c.mounts.push(mount("/tmp", "tmpfs", &["uid=7"]));
+        assert_eq!((mount_ids(&c, "uid="), mount_ids(&c, "gid=")), (vec![7], vec![5]));
     }
 
     #[test]

@@ -241,14 +241,17 @@ impl Plugin {
     ) -> Result<CreateContainerResponse, Failure> {
         let State { config, node, home, .. } = self.state.as_ref().ok_or_else(not_configured)?;
         let user = wanted.user.as_ref();
+        let mount_uids = adjust::mount_ids(&request.container, "uid=");
+        let mut gids = adjust::mount_ids(&request.container, "gid=");
+        gids.extend(user.into_iter().flat_map(|u| &u.additional_gids));
         let uid = Wants {
             primary: user.map(|u| u.uid),
-            additional: &[],
+            additional: &mount_uids,
             optional: &[&wanted.annotated.uids, &config.claim_uids],
         };
         let gid = Wants {
             primary: user.map(|u| u.gid),
-            additional: user.map_or(&[], |u| &u.additional_gids),
+            additional: &gids,
             optional: &[&wanted.annotated.gids, &config.claim_gids],
         };
         let uid = assign(&node.uids, &uid).map_err(|e| refusal(format!("user ids: {e}")))?;
