@@ -1,0 +1,210 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Where things are in a node. The plugin's are containerd's defaults.
+const (
+	PluginFile   = "/opt/nri/plugins/00-uid-mapper"
+	PluginConfig = "/etc/nri/conf.d/00-uid-mapper.conf"
+	StateDir     = "/run/uid-nri-plugin"
+
+	containerdConfig = "/etc/containerd/config.toml"
+	baseSpec         = "/etc/containerd/cri-base.json"
+	hookFile         = "/kind/mount-file.sh"
+	// A runtime handler whose containers get the hook that kind's node image has.
+	Hooked = "hooked"
+)
+
+// %s: the name of the pause image, the command for runc (twice).
+const configText = `version = 3
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "%s"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  BinaryName = "%s"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.hooked]
+  runtime_type = "io.containerd.runc.v2"
+  base_runtime_spec = "` + baseSpec + `"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.hooked.options]
+  BinaryName = "%s"
+`
+
+// A bridge of the node's own: pods can reach each other and the node.
+const networkText = `{
+  "cniVersion": "1.0.0", "name": "pods",
+  "plugins": [{"type": "bridge", "bridge": "pods0", "isDefaultGateway": true,
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/24"}]]}}]
+}
+`
+
+// cgroup v2 without the cpu controller (a machine that still mounts it as v1) stops runc at the first limit, and
+// containerd always sets some.
+const runcWithoutLimits = `#!/bin/sh
+bundle=
+for word; do
+	[ "$before" != --bundle ] || bundle=$word
+	before=$word
+done
+if [ -n "$bundle" ]; then
+	jq 'del(.linux.resources)' "$bundle/config.json" >"$bundle/config.json.new" && mv "$bundle/config.json.new" "$bundle/config.json"
+fi
+exec /usr/local/sbin/runc "$@"
+`
+
+// What kind's node image does for every container: a file is copied into the root file system and bind-mounted,
+// read-only, over one under /sys. %s is that one.
+const hookText = `#!/bin/sh
+set -eu
+bundle=$(jq -r .bundle)
+rootfs=$(jq -r .root.path "$bundle/config.json")
+case $rootfs in /*) ;; *) rootfs=$bundle/$rootfs ;; esac
+mkdir -p "$rootfs/kind"
+cp /kind/content "$rootfs/kind/content"
+mount -o ro,bind "$rootfs/kind/content" "$rootfs%s"
+`
+
+// HookContent is what the hook puts over HookTarget.
+const HookContent = "from the hook\n"
+
+// HookTarget is a file of this machine's /sys for the hook to cover: kind's own choice if there is one.
+func HookTarget() (string, error) {
+	for _, file := range []string{"/sys/class/dmi/id/product_name", "/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/uevent_seqnum"} {
+		if _, err := os.ReadFile(file); err == nil {
+			return file, nil
+		}
+	}
+	return "", errors.New("no file known under /sys to bind over")
+}
+
+// SetUp writes the configuration of containerd and what it names. The pause image is the pods' first process.
+func (n *Node) SetUp(pause string) error {
+	runc := "/usr/local/sbin/runc"
+	if controllers := n.ReadFile("/sys/fs/cgroup/cgroup.controllers"); !strings.Contains(" "+controllers, " cpu ") {
+		runc = "/etc/containerd/runc-without-limits"
+		if err := n.WriteFile(runc, []byte(runcWithoutLimits), 0o755); err != nil {
+			return err
+		}
+	}
+	target, err := HookTarget()
+	if err != nil {
+		return err
+	}
+	spec, err := n.Run("sh", "-c", `ctr oci spec | jq '.hooks.createContainer = [{"path": "`+hookFile+`"}]'`)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		path, text string
+		mode       os.FileMode
+	}{
+		{containerdConfig, fmt.Sprintf(configText, pause, runc, runc), 0o644},
+		{baseSpec, spec, 0o644},
+		{hookFile, fmt.Sprintf(hookText, target), 0o755},
+		{"/kind/content", HookContent, 0o644},
+		{"/etc/cni/net.d/10-pods.conflist", networkText, 0o644},
+		{"/etc/crictl.yaml", "timeout: 30\n", 0o644},
+		{"/etc/passwd", "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n", 0o644},
+		{"/etc/group", "root:x:0:\n", 0o644},
+		{"/etc/resolv.conf", "", 0o644},
+		{"/etc/hosts", "127.0.0.1 localhost\n", 0o644},
+	} {
+		if err := n.WriteFile(f.path, []byte(f.text), f.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StartContainerd starts containerd, and waits until it answers and has its network.
+func (n *Node) StartContainerd() error {
+	d, err := n.StartDaemon("containerd", "containerd", "--log-level", "debug")
+	if err != nil {
+		return err
+	}
+	var last string
+	err = Await(20*time.Second, "containerd's answer", func() bool {
+		last, _ = n.Run("crictl", "info", "-o", "go-template", "--template", "{{range .status.conditions}}{{.type}}={{.status}} {{end}}")
+		return strings.Contains(last, "RuntimeReady=true") && strings.Contains(last, "NetworkReady=true") || !d.Running()
+	})
+	if err != nil || !d.Running() {
+		return fmt.Errorf("containerd is not ready (%v): %s\n%s", err, last, tail(d.Output(), 30))
+	}
+	return nil
+}
+
+// StopContainerd stops containerd alone; its pods stay.
+func (n *Node) StopContainerd() error { return n.daemons["containerd"].Stop() }
+
+// RestartContainerd is what systemctl restart containerd does.
+func (n *Node) RestartContainerd() error {
+	if err := n.StopContainerd(); err != nil {
+		return err
+	}
+	return n.StartContainerd()
+}
+
+// KillContainerd ends it as a crash would.
+func (n *Node) KillContainerd() error {
+	d := n.daemons["containerd"]
+	if err := d.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	_, err := d.Wait(5 * time.Second)
+	return err
+}
+
+// ContainerdLog is all that containerd has logged.
+func (n *Node) ContainerdLog() string { return n.daemons["containerd"].Output() }
+
+// Import makes images known to the node's containerd.
+func (n *Node) Import(images ...Image) error {
+	for _, i := range images {
+		archive, err := i.Archive()
+		if err != nil {
+			return err
+		}
+		if err := n.WriteFile("/tmp/image.tar", archive, 0o644); err != nil {
+			return err
+		}
+		if _, err := n.Run("ctr", "-n", "k8s.io", "images", "import", "--local", "/tmp/image.tar"); err != nil {
+			return err
+		}
+		// The CRI part of containerd hears of it a little later.
+		err = Await(5*time.Second, "image "+i.Name, func() bool {
+			_, err := n.Run("crictl", "inspecti", "-q", i.Name)
+			return err == nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// InstallPlugin copies the plugin to where containerd starts it from, at its next start.
+func (n *Node) InstallPlugin(binary string) error { return n.CopyIn(binary, PluginFile) }
+
+// CopyIn copies a program from the machine.
+func (n *Node) CopyIn(from, to string) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return n.WriteFile(to, content, 0o755)
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

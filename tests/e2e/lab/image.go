@@ -1,0 +1,157 @@
+package lab
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"strings"
+)
+
+// Image is a container image with nothing but busybox.
+type Image struct {
+	Name string // such as localhost/tools:test
+	User string // as in a Dockerfile's USER
+	Cmd  []string
+	Owns []Owned
+}
+
+// Owned is a folder of an image that belongs to somebody.
+type Owned struct {
+	Path     string
+	Uid, Gid int
+}
+
+const applets = "sh ash ls id cat cp sleep touch chown chmod echo env mkdir mount umount stat head tail ps true false " +
+	"sed su test ping ip grep wc readlink kill rm dd tr sort usleep"
+
+// Archive is the image as an OCI archive, which ctr can import.
+func (i Image) Archive() ([]byte, error) {
+	busybox, err := staticBusybox()
+	if err != nil {
+		return nil, err
+	}
+	var layer layer
+	for _, dir := range strings.Fields("bin etc proc sys dev home root run data") {
+		layer.dir(dir, 0o755, 0, 0)
+	}
+	layer.dir("tmp", fs.ModeSticky|0o777, 0, 0)
+	layer.file("bin/busybox", 0o755, busybox)
+	for _, applet := range strings.Fields(applets) {
+		layer.link("bin/"+applet, "busybox")
+	}
+	layer.file("etc/passwd", 0o644, []byte("root:x:0:0::/root:/bin/sh\n"))
+	layer.file("etc/group", 0o644, []byte("root:x:0:\n"))
+	for _, o := range i.Owns {
+		layer.dir(strings.Trim(o.Path, "/"), 0o700, o.Uid, o.Gid)
+	}
+	if err := layer.close(); err != nil {
+		return nil, err
+	}
+
+	blobs := map[string][]byte{}
+	// A descriptor of a blob, which is kept.
+	describe := func(kind string, blob []byte) map[string]any {
+		blobs[digest(blob)] = blob
+		return map[string]any{"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest(blob), "size": len(blob)}
+	}
+	document := func(v any) []byte {
+		text, err := json.Marshal(v)
+		if err != nil {
+			panic(err) // maps of strings and numbers
+		}
+		return text
+	}
+	config := document(map[string]any{
+		"architecture": runtime.GOARCH, "os": "linux",
+		"config": map[string]any{"User": i.User, "Cmd": i.Cmd, "Env": []string{"PATH=/bin"}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer.Bytes())}},
+	})
+	manifest := document(map[string]any{
+		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+		"config": describe("config.v1+json", config),
+		"layers": []any{describe("layer.v1.tar", layer.Bytes())},
+	})
+	entry := describe("manifest.v1+json", manifest)
+	entry["annotations"] = map[string]string{"io.containerd.image.name": i.Name}
+
+	var archive writer
+	archive.file("oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`))
+	archive.file("index.json", 0o644, document(map[string]any{"schemaVersion": 2, "manifests": []any{entry}}))
+	for name, blob := range blobs {
+		archive.file(path.Join("blobs/sha256", name), 0o644, blob)
+	}
+	return archive.Bytes(), archive.close()
+}
+
+func staticBusybox() ([]byte, error) {
+	const at = "/bin/busybox"
+	f, err := elf.Open(at)
+	if err != nil {
+		return nil, fmt.Errorf("images are made of a static busybox (Debian's busybox-static): %w", err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return nil, fmt.Errorf("%s is not static; images are made of a static one (Debian's busybox-static)", at)
+		}
+	}
+	return os.ReadFile(at)
+}
+
+func digest(blob []byte) string {
+	sum := sha256.Sum256(blob)
+	return hex.EncodeToString(sum[:])
+}
+
+// writer is a tar file that keeps its first error for close.
+type writer struct {
+	bytes.Buffer
+	tar *tar.Writer
+	err error
+}
+
+type layer = writer
+
+func (w *writer) add(h *tar.Header, body []byte) {
+	if w.tar == nil {
+		w.tar = tar.NewWriter(&w.Buffer)
+	}
+	h.Size = int64(len(body))
+	if w.err == nil {
+		w.err = w.tar.WriteHeader(h)
+	}
+	if w.err == nil {
+		_, w.err = w.tar.Write(body)
+	}
+}
+
+func (w *writer) file(name string, mode int64, body []byte) {
+	w.add(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode}, body)
+}
+
+func (w *writer) link(name, to string) {
+	w.add(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to, Mode: 0o777}, nil)
+}
+
+func (w *writer) dir(name string, mode fs.FileMode, uid, gid int) {
+	bits := int64(mode.Perm())
+	if mode&fs.ModeSticky != 0 {
+		bits |= 0o1000
+	}
+	w.add(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: bits, Uid: uid, Gid: gid}, nil)
+}
+
+func (w *writer) close() error {
+	if w.err != nil {
+		return w.err
+	}
+	return w.tar.Close()
+}

@@ -1,0 +1,162 @@
+# shellcheck shell=sh
+# Functions for the scripts beside this file: what a bare Debian machine needs, and the real programs to test against.
+# The script that reads this sets "root" to the top of the source tree.
+: "${root:?set root before reading lib.sh}"
+
+e2e=$root/tests/e2e
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/uid-nri-plugin
+plugin=$root/target/x86_64-unknown-linux-musl/release/uid-nri-plugin
+
+say() {
+	printf '==> %s\n' "$*"
+}
+
+die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# need_packages THING:PACKAGE...: THING is a command, or a path when it has a slash. Asks apt only for what is missing.
+need_packages() {
+	missing=
+	for pair in "$@"; do
+		case $pair in
+		/*) [ -e "${pair%%:*}" ] || missing="$missing ${pair#*:}" ;;
+		*) command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}" ;;
+		esac
+	done
+	[ -n "$missing" ] || return 0
+	[ "$(id -u)" = 0 ] || die "run as root, or install first:$missing"
+	command -v apt-get >/dev/null 2>&1 || die "no apt-get here; install first:$missing"
+	say "installing$missing"
+	if [ -z "${apt_updated:-}" ]; then
+		apt-get update -qq
+		apt_updated=1
+	fi
+	# shellcheck disable=SC2086 # one word a package
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+# What the end-to-end tests and their peers take from the distribution.
+need_lab() {
+	[ "$(id -u)" = 0 ] || die "run as root: nodes are user namespaces of ids that only root may map"
+	need_packages jq:jq ip:iproute2 nsenter:util-linux /bin/busybox:busybox-static \
+		/usr/lib/cni/bridge:containernetworking-plugins gcc:gcc /usr/include/stdlib.h:libc6-dev \
+		/usr/include/seccomp.h:libseccomp-dev pkg-config:pkg-config
+}
+
+# Go of at least the version in go.mod. From 1.21 on, go fetches that itself; an older one fetches it as a module.
+need_go() {
+	need_packages go:golang-go
+	go_asked=$(sed -n 's/^go //p' "$e2e/go.mod")
+	go_here=$(cd / && go env GOVERSION)
+	go_here=${go_here#go}
+	[ "$(printf '%s\n' "$go_asked" "$go_here" | sort -V | head -n 1)" != "$go_asked" ] || return 0
+	if [ "$(printf '%s\n' 1.21 "$go_here" | sort -V | head -n 1)" = 1.21 ]; then
+		GOTOOLCHAIN=go$go_asked
+		export GOTOOLCHAIN
+		return 0
+	fi
+	say "fetching go $go_asked (this machine has $go_here)"
+	go_dir=$(cd / && GO111MODULE=on go mod download -json "golang.org/toolchain@v0.0.1-go$go_asked.linux-$(go env GOARCH)" | jq -r .Dir)
+	[ -d "$go_dir/bin" ] || die "go $go_asked could not be fetched; install it"
+	chmod -R u+x "$go_dir/bin" "$go_dir/pkg/tool" # a module's files are not executable
+	PATH=$go_dir/bin:$PATH
+	GOROOT=$go_dir
+	export PATH GOROOT
+}
+
+# need_rust TARGET...: a cargo that can build for these.
+need_rust() {
+	if ! command -v cargo >/dev/null 2>&1; then
+		[ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
+		if ! command -v cargo >/dev/null 2>&1; then
+			[ "$(id -u)" = 0 ] && apt-get update -qq && apt_updated=1
+			apt-cache show rustup 2>/dev/null | grep -q . || die "no cargo here, and this Debian has no rustup package: install Rust first"
+			need_packages rustup:rustup
+			rustup -q default stable
+		fi
+	fi
+	if command -v rustup >/dev/null 2>&1; then
+		for target in "$@"; do
+			rustup target list --installed | grep -qx "$target" || {
+				say "adding the Rust target $target"
+				rustup -q target add "$target"
+			}
+		done
+	fi
+}
+
+build_plugin() {
+	say "building uid-nri-plugin (about a minute when nothing is built yet)"
+	(cd "$root" && cargo build --release --quiet)
+	[ -x "$plugin" ] || die "cargo built no $plugin"
+}
+
+# go_build OUT MODFILE PACKAGE...: trimmed, on two cores at most; GO_TAGS and GO_LDFLAGS come from the caller.
+go_build() {
+	go_out=$1 go_modfile=$2
+	shift 2
+	(cd "$e2e" && go build -modfile="$go_modfile" -p 2 -trimpath -buildvcs=false \
+		-tags "$GO_TAGS" -ldflags "-s -w $GO_LDFLAGS" -o "$go_out/" "$@")
+}
+
+# peer NAME MODFILE PACKAGE...: builds the programs that MODFILE pins, once for each content of MODFILE; prints their folder.
+peer() {
+	peer_name=$1 peer_mod=$2
+	shift 2
+	peer_hash=$(cd "$e2e" && {
+		printf '%s\n' "$@" "$GO_TAGS" "${CGO_ENABLED:-}"
+		go version
+		cat "$peer_mod" "${peer_mod%.mod}.sum"
+	} | sha256sum | cut -c 1-12)
+	peer_dir=$cache/peers/$peer_name-$peer_hash
+	if [ ! -d "$peer_dir" ]; then
+		say "building $peer_name for the tests (one to four minutes, once)" >&2
+		mkdir -p "$cache/peers"
+		peer_tmp=$(mktemp -d "$cache/peers/.building.XXXXXX")
+		go_build "$peer_tmp" "$peer_mod" "$@" || {
+			rm -rf "$peer_tmp"
+			die "$peer_name could not be built"
+		}
+		chmod 755 "$peer_tmp"
+		mv -T "$peer_tmp" "$peer_dir" 2>/dev/null || rm -rf "$peer_tmp" # another run may have been first
+	fi
+	printf '%s\n' "$peer_dir"
+}
+
+# containerd_peer NAME MODFILE: containerd, its shim and ctr, which tell the version that MODFILE pins.
+containerd_peer() {
+	containerd=github.com/containerd/containerd/v2
+	containerd_version=$(cd "$e2e" && go list -modfile="$2" -m -f '{{.Version}}' $containerd)
+	GO_TAGS="no_btrfs no_zfs no_devmapper no_blockfile no_erofs no_tracing urfave_cli_no_docs"
+	GO_LDFLAGS="-X $containerd/version.Version=$containerd_version"
+	CGO_ENABLED=0
+	export CGO_ENABLED
+	peer "$1" "$2" $containerd/cmd/containerd $containerd/cmd/containerd-shim-runc-v2 $containerd/cmd/ctr
+	unset CGO_ENABLED
+}
+
+# The containerd of today, with runc and crictl: sets LAB_CONTAINERD, LAB_RUNC and LAB_CRICTL.
+build_peers() {
+	LAB_CONTAINERD=$(containerd_peer containerd go.mod)
+	GO_TAGS=seccomp GO_LDFLAGS=''
+	LAB_RUNC=$(peer runc go.mod github.com/opencontainers/runc)
+	GO_TAGS='' GO_LDFLAGS=''
+	LAB_CRICTL=$(CGO_ENABLED=0 && export CGO_ENABLED && peer crictl go.mod sigs.k8s.io/cri-tools/cmd/crictl)
+	export LAB_CONTAINERD LAB_RUNC LAB_CRICTL
+}
+
+# go_tool NAME PACKAGE: builds a program of the tests themselves; prints its path.
+go_tool() {
+	mkdir -p "$cache/bin"
+	(cd "$e2e" && CGO_ENABLED=0 go build -buildvcs=false -o "$cache/bin/$1" "$2") || die "$1 could not be built"
+	printf '%s\n' "$cache/bin/$1"
+}
+
+# The containerds of before, for the version rules: sets LAB_CONTAINERD_2_2 and LAB_CONTAINERD_2_1.
+build_older_peers() {
+	LAB_CONTAINERD_2_2=$(containerd_peer containerd-2.2 containerd-2.2.mod)
+	LAB_CONTAINERD_2_1=$(containerd_peer containerd-2.1 containerd-2.1.mod)
+	export LAB_CONTAINERD_2_2 LAB_CONTAINERD_2_1
+}
