@@ -3,9 +3,9 @@
 //! A plugin that containerd launches has /dev/null for stderr, so without journald nobody would hear it.
 
 use std::cell::RefCell;
-use std::collections::hash_map::DefaultHasher;
+use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
@@ -76,7 +76,8 @@ const BURST: u32 = 50;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Pods are told apart by hash, so that memory stays bounded.
 const BUCKETS: usize = 64;
-/// Longer messages are cut. Below PIPE_BUF, so that a pipe that can be written takes one whole without blocking.
+/// Longer messages are cut, and so is the line for stderr. Less than PIPE_BUF, so that a pipe that can be written takes
+/// one whole without blocking.
 const MAX_MESSAGE: usize = 3000;
 
 #[derive(Clone, Copy)]
@@ -91,6 +92,8 @@ pub struct Journal {
     level: Level,
     socket: Option<UnixDatagram>,
     buckets: RefCell<[Bucket; BUCKETS]>,
+    /// Keyed anew at each start, so that no pod can choose another one's bucket.
+    hasher: RandomState,
 }
 
 impl Journal {
@@ -98,7 +101,7 @@ impl Journal {
     pub fn new(level: Level) -> Journal {
         let socket = UnixDatagram::unbound().and_then(|s| s.set_nonblocking(true).map(|()| s)).ok();
         let empty = Bucket { since: Instant::now(), written: 0, left_out: 0 };
-        Journal { level, socket, buckets: RefCell::new([empty; BUCKETS]) }
+        Journal { level, socket, buckets: RefCell::new([empty; BUCKETS]), hasher: RandomState::new() }
     }
 
     /// Changes the level.
@@ -120,16 +123,15 @@ impl Journal {
         }
         let Some(left_out) = self.admit(subject) else { return };
         if left_out > 0 {
-            self.write(level, Some(subject), &format!("{left_out} earlier messages about this pod were left out"));
+            self.write(level, Some(subject), &format!("{left_out} earlier messages were left out"));
         }
         self.write(level, Some(subject), &message.to_string());
     }
 
     /// None: too much. Else how many messages were left out before this one.
     fn admit(&self, subject: &Subject) -> Option<u32> {
-        let mut hasher = DefaultHasher::new();
-        (subject.namespace, subject.pod).hash(&mut hasher);
-        let bucket = &mut self.buckets.borrow_mut()[hasher.finish() as usize % BUCKETS];
+        let hash = self.hasher.hash_one((subject.namespace, subject.pod));
+        let bucket = &mut self.buckets.borrow_mut()[hash as usize % BUCKETS];
         let mut left_out = 0;
         if bucket.since.elapsed() >= WINDOW {
             left_out = bucket.left_out;
@@ -205,6 +207,9 @@ fn line(level: Level, subject: Option<&Subject>, message: &str) -> String {
     };
     let mut out = format!("uid-nri-plugin: {}: ", level.name());
     for c in text.chars() {
+        if out.len() >= MAX_MESSAGE {
+            break;
+        }
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out.push('\n');

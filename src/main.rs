@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use args::{Command, Options};
 use journal::Level;
-use nri::plugin::Plugin;
+use nri::plugin::{ConfigFiles, Plugin};
 use nri::session::{self, Identity};
 
 fn main() -> ExitCode {
@@ -56,7 +56,8 @@ fn launched(options: Options, fd: &str) -> Result<(), String> {
         name: env::var("NRI_PLUGIN_NAME").unwrap_or(options.name),
         index: env::var("NRI_PLUGIN_IDX").unwrap_or(options.index),
     };
-    let mut plugin = Plugin::new(options.config, options.log_level);
+    let config = options.config.map_or(ConfigFiles::None, ConfigFiles::This);
+    let mut plugin = Plugin::new(config, options.log_level);
     let end = session::run(socket, &identity, &mut plugin).map_err(|e| e.to_string());
     match &end {
         Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection"),
@@ -70,10 +71,9 @@ fn launched(options: Options, fd: &str) -> Result<(), String> {
 fn external(options: Options) -> Result<(), String> {
     const PAUSE: Duration = Duration::from_millis(500);
     let identity = Identity { name: options.name, index: options.index };
-    // containerd hands its drop-in file only to plugins that it launches; this one reads the same file itself.
-    let drop_ins = [format!("{}-{}", identity.index, identity.name), identity.name.clone()];
-    let mut drop_ins = drop_ins.iter().map(|name| Path::new("/etc/nri/conf.d").join(format!("{name}.conf")));
-    let config = options.config.or_else(|| drop_ins.find(|path| path.exists()));
+    let names = [format!("{}-{}", identity.index, identity.name), identity.name.clone()];
+    let drop_ins = names.map(|name| Path::new("/etc/nri/conf.d").join(format!("{name}.conf")));
+    let config = options.config.map_or(ConfigFiles::First(drop_ins.into()), ConfigFiles::This);
     let mut plugin = Plugin::new(config, options.log_level);
     plugin.wait_for_turn()?;
     let mut waiting = false;

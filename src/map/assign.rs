@@ -9,7 +9,7 @@ use std::fmt;
 use super::MAX_ID;
 use super::idmap::{Extent, IdMap};
 use super::pool::{NodeId, NodeIds};
-use super::ranges::Ranges;
+use super::ranges::{MAX_LISTED, Ranges};
 
 /// What one container wants of one kind of id (user or group), most important first.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ pub struct Wants<'a> {
     /// The process's own uid, or gid. Must be had.
     pub primary: Option<u32>,
     /// Its additional gids, and ids that its mounts name. Must be had; their order does not matter.
-    pub additional: &'a [u32],
+    pub others: &'a [u32],
     /// Sets of optional ids; earlier sets go before later ones.
     pub optional: &'a [&'a Ranges],
 }
@@ -53,6 +53,8 @@ pub enum AssignError {
     NotAnId(u32),
     /// Every slot below the pool's end is held by an id that must stay.
     NoSlotLeft { id: u32, pool: u32 },
+    /// More ids than setgroups(2) takes (NGROUPS_MAX).
+    TooMany(usize),
     /// Even with the required ids alone, the map is over 340 lines or 4095 bytes.
     TooLarge,
 }
@@ -64,15 +66,16 @@ impl fmt::Display for AssignError {
             AssignError::NoSlotLeft { id, pool } => {
                 write!(f, "no slot is left for id {id}: the node's pool has {pool} ids, and 0 is root's")
             }
+            AssignError::TooMany(n) => write!(f, "{n} additional ids are more than the kernel's 65536"),
             AssignError::TooLarge => f.write_str("the id map would be over the kernel's 340 lines or 4095 bytes"),
         }
     }
 }
 
-/// Makes the map. The same input gives the same map, whatever the order of `additional` and of each optional set.
+/// Makes the map. The same input gives the same map, whatever the order of `others` and of each optional set.
 pub fn assign(node: &NodeIds, wants: &Wants) -> Result<Assignment, AssignError> {
     let own = own_ids(wants)?;
-    let mut slots = Slots { node, owner: BTreeMap::new(), own: own.iter().copied().collect() };
+    let mut slots = Slots { node, owner: BTreeMap::new(), own: own.iter().copied().collect(), next: BTreeMap::new() };
     let mut collisions = Vec::new();
 
     // Every required id first tries its own slot, so that a moved one never takes a slot that the rule gives another.
@@ -115,7 +118,10 @@ pub fn assign(node: &NodeIds, wants: &Wants) -> Result<Assignment, AssignError> 
 
 /// The required ids: the primary one, then the others ascending, each once.
 fn own_ids(wants: &Wants) -> Result<Vec<u32>, AssignError> {
-    let mut rest = wants.additional.to_vec();
+    if wants.others.len() > MAX_LISTED as usize {
+        return Err(AssignError::TooMany(wants.others.len()));
+    }
+    let mut rest = wants.others.to_vec();
     rest.sort_unstable();
     rest.dedup();
     rest.retain(|id| Some(*id) != wants.primary);
@@ -132,6 +138,9 @@ struct Slots<'a> {
     owner: BTreeMap<NodeId, u32>,
     /// The container's own ids; those that the node knows are never displaced.
     own: BTreeSet<u32>,
+    /// Where a search that passed a slot went on to find a free one. Slots are never freed again, so the next search goes
+    /// there at once: many ids on few slots cost little more than as many on different ones.
+    next: BTreeMap<u32, u32>,
 }
 
 impl Slots<'_> {
@@ -153,10 +162,17 @@ impl Slots<'_> {
     }
 
     /// The next free slot below, going on from the pool's end after 1.
-    fn free_below(&self, slot: NodeId) -> Option<NodeId> {
-        let below = (1..slot.0).rev();
-        let above = (slot.0.saturating_add(1)..self.node.pool()).rev();
-        below.chain(above).map(NodeId).find(|s| self.is_free(*s))
+    fn free_below(&mut self, slot: NodeId) -> Option<NodeId> {
+        [slot.0, self.node.pool()].into_iter().find_map(|end| {
+            let mut passed = Vec::new();
+            let mut at = end.saturating_sub(1);
+            while at > 0 && !self.is_free(NodeId(at)) {
+                passed.push(at);
+                at = self.next.get(&at).copied().unwrap_or(at - 1);
+            }
+            self.next.extend(passed.into_iter().map(|slot| (slot, at)));
+            (at > 0).then_some(NodeId(at))
+        })
     }
 }
 
@@ -211,15 +227,15 @@ pub mod tests {
         NodeIds::new(&IdMap::parse(map).unwrap()).unwrap()
     }
 
-    fn text(node: &NodeIds, primary: u32, additional: &[u32], optional: &str) -> String {
+    fn text(node: &NodeIds, primary: u32, others: &[u32], optional: &str) -> String {
         let optional = Ranges::parse(optional).unwrap();
-        let wants = Wants { primary: Some(primary), additional, optional: &[&optional] };
+        let wants = Wants { primary: Some(primary), others, optional: &[&optional] };
         assign(node, &wants).unwrap().map.to_string()
     }
 
-    fn collisions(node: &NodeIds, primary: u32, additional: &[u32], optional: &str) -> Vec<Collision> {
+    fn collisions(node: &NodeIds, primary: u32, others: &[u32], optional: &str) -> Vec<Collision> {
         let optional = Ranges::parse(optional).unwrap();
-        let wants = Wants { primary: Some(primary), additional, optional: &[&optional] };
+        let wants = Wants { primary: Some(primary), others, optional: &[&optional] };
         assign(node, &wants).unwrap().collisions
     }
 
@@ -270,18 +286,30 @@ pub mod tests {
     fn the_search_goes_round_but_never_to_root() {
         let n = node("0 1 3");
         // Slots 1 and 2; 4 and 7 belong on 1.
-        let a = assign(&n, &Wants { primary: Some(4), additional: &[7], optional: &[] }).unwrap();
+        let a = assign(&n, &Wants { primary: Some(4), others: &[7], optional: &[] }).unwrap();
         assert_eq!(a.map.to_string(), "0 0 1\n4 1 1\n7 2 1\n");
-        let full = Wants { primary: Some(4), additional: &[7, 10], optional: &[] };
+        let full = Wants { primary: Some(4), others: &[7, 10], optional: &[] };
         let error = assign(&n, &full).unwrap_err();
         assert_eq!(error.to_string(), "no slot is left for id 10: the node's pool has 3 ids, and 0 is root's");
-        let one = assign(&node("0 1000 1"), &Wants { primary: Some(5), additional: &[], optional: &[] });
+        let one = assign(&node("0 1000 1"), &Wants { primary: Some(5), others: &[], optional: &[] });
         assert_eq!(one, Err(AssignError::NoSlotLeft { id: 5, pool: 1 }));
     }
 
     #[test]
+    fn many_ids_on_one_slot_are_no_long_search() {
+        // 40000 ids that all belong on slot 1 of a pool as large: a search from there each time would take 8*10^8 steps.
+        let n = node("0 1 40000");
+        let many: Vec<u32> = (1..=40_000).map(|i| i * 40_000 + 1).collect();
+        let wants = |others| Wants { primary: None, others, optional: &[] };
+        assert_eq!(assign(&n, &wants(&many[..39_999])), Err(AssignError::TooLarge));
+        assert!(matches!(assign(&n, &wants(&many)), Err(AssignError::NoSlotLeft { .. })));
+        let more = vec![7; 65_537];
+        assert_eq!(assign(&n, &wants(&more)), Err(AssignError::TooMany(65_537)));
+    }
+
+    #[test]
     fn minus_one_is_refused() {
-        let wants = Wants { primary: Some(u32::MAX), additional: &[], optional: &[] };
+        let wants = Wants { primary: Some(u32::MAX), others: &[], optional: &[] };
         let error = assign(&node("0 1 10"), &wants).unwrap_err();
         assert_eq!(error.to_string(), "4294967295 is not an id (0-4294967294)");
     }
@@ -292,7 +320,7 @@ pub mod tests {
         // Every other id: each costs two lines, so about 170 fit.
         let list: Vec<String> = (0..600).map(|i| (1_000_000 + i * 2).to_string()).collect();
         let optional = Ranges::parse(&list.join(",")).unwrap();
-        let wants = Wants { primary: Some(10001), additional: &[], optional: &[&optional] };
+        let wants = Wants { primary: Some(10001), others: &[], optional: &[&optional] };
         let a = assign(&n, &wants).unwrap();
         assert!(a.map.fits_kernel());
         assert_eq!(a.placed.get(&10001), Some(&NodeId(1809)));
@@ -302,7 +330,7 @@ pub mod tests {
         assert!(a.placed.contains_key(&1_000_000) && a.collisions.iter().all(|c| c.held_by.is_none()));
 
         let many: Vec<u32> = (0..600).map(|i| 1_000_000 + i * 2).collect();
-        let required = Wants { primary: Some(0), additional: &many, optional: &[] };
+        let required = Wants { primary: Some(0), others: &many, optional: &[] };
         assert_eq!(assign(&n, &required), Err(AssignError::TooLarge));
     }
 
@@ -349,7 +377,7 @@ pub mod tests {
         }
         assert_eq!(inside(0), Some(0));
         let moved = |id: u32| a.collisions.iter().find(|c| c.id == id);
-        for id in wants.primary.iter().chain(wants.additional) {
+        for id in wants.primary.iter().chain(wants.others) {
             let expected = moved(*id).map_or(node.place(*id), |c| c.moved_to.expect("required ids stay"));
             assert_eq!(inside(*id), Some(expected.0), "required {id} in\n{text}");
             assert!(*id == 0 || inside(*id) != Some(0));
@@ -375,11 +403,11 @@ pub mod tests {
             first in any_set(),
             second in any_set(),
         ) {
-            let wants = Wants { primary, additional: &additional, optional: &[&first, &second] };
+            let wants = Wants { primary, others: &additional, optional: &[&first, &second] };
             let result = assign(&node, &wants);
             let mut reversed = additional.clone();
             reversed.reverse();
-            prop_assert_eq!(&result, &assign(&node, &Wants { additional: &reversed, ..wants }));
+            prop_assert_eq!(&result, &assign(&node, &Wants { others: &reversed, ..wants }));
             match result {
                 Ok(a) => check(&node, &wants, &a),
                 // Only a pool smaller than the required ids has no slot for one.

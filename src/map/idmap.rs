@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::MAX_ID;
+use super::{MAX_ID, cut};
 
 /// The most lines that the kernel takes in one map (`UID_GID_MAP_MAX_EXTENTS`).
 pub const MAX_LINES: usize = 340;
@@ -45,7 +45,7 @@ impl IdMap {
     pub fn parse(text: &str) -> Result<IdMap, ParseError> {
         let mut extents = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            let fail = |why| ParseError { line: index + 1, text: line.chars().take(80).collect(), why };
+            let fail = |why| ParseError { line: index + 1, text: cut(line), why };
             if index >= MAX_LINES {
                 return Err(fail("more than 340 lines"));
             }

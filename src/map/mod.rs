@@ -7,3 +7,8 @@ pub mod ranges;
 
 /// The largest valid user or group id. 2^32-1 is `(uid_t)-1`, which means "no change" to chown(2) and setresuid(2).
 pub const MAX_ID: u32 = u32::MAX - 1;
+
+/// Enough of somebody's text to recognise it in a message.
+pub fn cut(text: &str) -> String {
+    text.chars().take(60).collect()
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::MAX_ID;
+use super::{MAX_ID, cut};
 
 /// How many ids one list may name. More could not all have a slot on any node this is for,
 /// and the bound keeps the answer to a hostile list quick.
@@ -44,7 +44,7 @@ impl Ranges {
                 None => (parse_id(item)?, parse_id(item)?),
             };
             if first > last {
-                return Err(format!("range {item:?} ends before it starts"));
+                return Err(format!("range {:?} ends before it starts", cut(item)));
             }
             listed += (last - first) as u64 + 1;
             if listed > MAX_LISTED {
@@ -92,7 +92,7 @@ fn parse_id(text: &str) -> Result<u32, String> {
     let text = text.trim();
     match text.parse::<u32>() {
         Ok(id) if id <= MAX_ID && !text.starts_with('+') => Ok(id),
-        _ => Err(format!("{text:?} is not an id (0-{MAX_ID})")),
+        _ => Err(format!("{:?} is not an id (0-{MAX_ID})", cut(text))),
     }
 }
 

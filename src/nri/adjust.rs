@@ -11,29 +11,31 @@ use crate::pod::policy::{ANNOTATION, Candidate, User};
 /// More collisions than this are only counted in the annotation.
 const MAX_COLLISIONS: usize = 100;
 
-/// What the decision needs of the runtime's message. `is_ours` says whether a path is the node's network namespace:
-/// containerd gives that of the sandbox to every container, and only the file behind it tells whose it is.
-pub fn candidate<'a>(
-    pod: &'a PodSandbox,
-    container: &'a Container,
-    is_ours: impl FnOnce(&str) -> bool,
-) -> Candidate<'a> {
-    let find = |kind| container.linux.namespaces.iter().find(|ns| ns.type_ == kind);
-    let writable_sys =
-        |m: &Mount| m.destination == "/sys" && m.type_ == "sysfs" && !m.options.iter().any(|o| o == "ro");
+/// What the decision needs of the runtime's message.
+pub fn candidate<'a>(pod: &'a PodSandbox, container: &'a Container) -> Candidate<'a> {
+    // A volume on /sys takes the place of the sysfs that a privileged container would have.
+    let writable_sys = |m: &Mount| m.destination == "/sys" && !m.options.iter().any(|o| o == "ro");
     Candidate {
         namespace: &pod.namespace,
         annotations: &pod.annotations,
         name: &container.name,
-        host_network: find("network").is_none_or(|ns| is_ours(&ns.path)),
         privileged: container.mounts.iter().any(writable_sys),
-        user_namespace: find("user").is_some(),
+        user_namespace: find(container, "user").is_some(),
         user: container.user.as_ref().map(|u| User {
             uid: u.uid,
             gid: u.gid,
             additional_gids: u.additional_gids.clone(),
         }),
     }
+}
+
+/// The path of the container's network namespace; None if it has none of its own.
+pub fn network(container: &Container) -> Option<&str> {
+    find(container, "network").map(|ns| ns.path.as_str())
+}
+
+fn find<'a>(container: &'a Container, kind: &str) -> Option<&'a LinuxNamespace> {
+    container.linux.namespaces.iter().find(|ns| ns.type_ == kind)
 }
 
 /// A mount of the container that its user namespace may not make, and the namespace that it has to show.
@@ -51,12 +53,7 @@ pub fn foreign_mounts(container: &Container) -> Vec<Foreign<'_>> {
     let mut all = Vec::new();
     for mount in &container.mounts {
         let Some(fs) = PodFs::of_type(&mount.type_) else { continue };
-        let kind = match fs {
-            PodFs::Sysfs => "network",
-            PodFs::Mqueue => "ipc",
-            PodFs::Proc => "pid",
-        };
-        match container.linux.namespaces.iter().find(|ns| ns.type_ == kind) {
+        match find(container, fs.namespace()) {
             // Without a path it is a new one, which will belong to the container.
             Some(ns) if ns.path.is_empty() => {}
             ns => all.push(Foreign { mount, fs, namespace: ns.map(|ns| ns.path.as_str()) }),
@@ -72,8 +69,8 @@ pub fn mount_ids(container: &Container, option: &str) -> Vec<u32> {
     options.filter_map(|o| o.strip_prefix(option)?.parse().ok()).collect()
 }
 
-/// Uid or gid assignment.
-pub struct Kinds<'a> {
+/// Both assignments of a container.
+pub struct Assignments<'a> {
     /// Users.
     pub uid: &'a Assignment,
     /// Groups.
@@ -81,7 +78,7 @@ pub struct Kinds<'a> {
 }
 
 /// The adjustment: the namespace, binds in place of foreign mounts (with their sources), and annotations.
-pub fn adjustment(namespace: String, binds: &[(Foreign, String)], kinds: &Kinds) -> ContainerAdjustment {
+pub fn adjustment(namespace: String, binds: &[(Foreign, String)], both: &Assignments) -> ContainerAdjustment {
     let mut adjust = ContainerAdjustment::new();
     let user = LinuxNamespace { type_: "user".into(), path: namespace, ..Default::default() };
     adjust.linux = Some(LinuxContainerAdjustment { namespaces: vec![user], ..Default::default() }).into();
@@ -100,9 +97,9 @@ pub fn adjustment(namespace: String, binds: &[(Foreign, String)], kinds: &Kinds)
         });
     }
     let mut annotate = |name: &str, value| adjust.annotations.insert(format!("{ANNOTATION}/{name}"), value);
-    annotate("uid-mappings", oci_mappings(&kinds.uid.map));
-    annotate("gid-mappings", oci_mappings(&kinds.gid.map));
-    let collisions = collisions_json(kinds);
+    annotate("uid-mappings", oci_mappings(&both.uid.map));
+    annotate("gid-mappings", oci_mappings(&both.gid.map));
+    let collisions = collisions_json(both);
     if collisions != "[]" {
         annotate("collisions", collisions);
     }
@@ -119,9 +116,9 @@ fn oci_mappings(map: &IdMap) -> String {
 
 /// `[{"type":"uid","id":7,"slot":3,"heldBy":5,"movedTo":2}, …]`: heldBy is null where the map had no line left,
 /// movedTo where the id was left out. A last `{"more":N}` counts what is not listed.
-fn collisions_json(kinds: &Kinds) -> String {
+fn collisions_json(both: &Assignments) -> String {
     let of = |kind, list: &[Collision]| list.iter().map(move |c| (kind, *c)).collect::<Vec<_>>();
-    let all = [of("uid", &kinds.uid.collisions), of("gid", &kinds.gid.collisions)].concat();
+    let all = [of("uid", &both.uid.collisions), of("gid", &both.gid.collisions)].concat();
     let or_null = |n: Option<u32>| n.map_or("null".to_owned(), |n| n.to_string());
     let mut items: Vec<String> = all
         .iter()
@@ -214,16 +211,14 @@ mod tests {
         let pod = PodSandbox::default();
         let mut c = container();
         let flags = |c: &Container| {
-            let found = candidate(&pod, c, |path| path == "/proc/1/ns/net");
-            (found.host_network, found.privileged, found.user_namespace, found.user)
+            let found = candidate(&pod, c);
+            (found.privileged, found.user_namespace, found.user)
         };
-        assert_eq!(flags(&c), (false, false, false, None));
-        c.linux.mut_or_insert_default().namespaces[2].path = "/proc/1/ns/net".into();
-        assert_eq!(flags(&c), (true, false, false, None));
+        assert_eq!((flags(&c), network(&c)), ((false, false, None), Some("/run/netns/x")));
         c.user = Some(Default::default()).into();
         c.mounts[2] = mount("/sys", "sysfs", &["rw"]);
         c.linux.mut_or_insert_default().namespaces = vec![namespace("user", "")];
-        assert_eq!(flags(&c), (true, true, true, Some(User::default())));
+        assert_eq!((flags(&c), network(&c)), ((true, true, Some(User::default())), None));
     }
 
     #[test]
@@ -231,12 +226,12 @@ mod tests {
         let node = NodeIds::new(&IdMap::parse("0 1 100").unwrap()).unwrap();
         let claims = Ranges::parse("150,250").unwrap();
         let kind =
-            |primary| assign(&node, &Wants { primary: Some(primary), additional: &[], optional: &[&claims] }).unwrap();
+            |primary| assign(&node, &Wants { primary: Some(primary), others: &[], optional: &[&claims] }).unwrap();
         let (uid, gid) = (kind(350), kind(0));
         let c = container();
         let sysfs = foreign_mounts(&c).remove(1);
-        let kinds = Kinds { uid: &uid, gid: &gid };
-        let adjust = adjustment("/run/x/0.user".into(), &[(sysfs, "/run/x/sysfs-1".into())], &kinds);
+        let both = Assignments { uid: &uid, gid: &gid };
+        let adjust = adjustment("/run/x/0.user".into(), &[(sysfs, "/run/x/sysfs-1".into())], &both);
         assert_eq!(adjust.linux.namespaces, [namespace("user", "/run/x/0.user")]);
         assert_eq!(adjust.mounts[0].destination, "-/sys");
         let bind = &adjust.mounts[1];
@@ -261,8 +256,8 @@ mod tests {
     fn many_collisions_are_counted() {
         let node = NodeIds::new(&IdMap::parse("0 1 100").unwrap()).unwrap();
         let claims = Ranges::parse("1000-1999").unwrap();
-        let a = assign(&node, &Wants { primary: None, additional: &[], optional: &[&claims] }).unwrap();
-        let json = collisions_json(&Kinds { uid: &a, gid: &a });
+        let a = assign(&node, &Wants { primary: None, others: &[], optional: &[&claims] }).unwrap();
+        let json = collisions_json(&Assignments { uid: &a, gid: &a });
         // 99 slots for 1000 ids, twice.
         assert!(json.ends_with(r#",{"more":1702}]"#), "{}", &json[json.len() - 40..]);
     }

@@ -1,6 +1,7 @@
 //! The Node Resource Interface: its wire, and our side of it.
 
 mod adjust;
+mod entries;
 pub mod mux;
 pub mod plugin;
 pub mod session;

@@ -3,14 +3,18 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::ttrpc::{Decoder, Frame, be32};
+use super::ttrpc::{self, Decoder, Frame, be32};
+use crate::sys::socket;
 
 const HEADER: usize = 8;
 /// The most bytes that we put in a chunk. NRI's Go side reads a channel through a 4096-byte buffer, and fails with
 /// ENOMEM on a chunk that does not fit what is free of it.
 const MAX_CHUNK: usize = 4096;
+/// The least that can come between frames: the head of a chunk and that of a frame. The runtime writes a chunk's head by
+/// itself; with this the kernel wakes us once for both. (A frame that stops within its first 17 bytes is not timed.)
+const FIRST: usize = HEADER + ttrpc::HEADER;
 /// How long the other side may pause in the middle of a frame, or take to let us write.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -55,7 +59,9 @@ pub struct Trunk {
     left: u32,
     plugin: Decoder,
     runtime: Decoder,
-    timed: Option<bool>,
+    /// How the socket waits: for a new frame, or for the rest of one.
+    between: Option<bool>,
+    out: Vec<u8>,
 }
 
 impl Trunk {
@@ -71,7 +77,8 @@ impl Trunk {
             left: 0,
             plugin: Decoder::default(),
             runtime: Decoder::default(),
-            timed: None,
+            between: None,
+            out: Vec::new(),
         })
     }
 
@@ -85,7 +92,7 @@ impl Trunk {
                 }
             }
             let between = self.header.is_empty() && self.plugin.is_empty() && self.runtime.is_empty();
-            self.set_timed(!between)?;
+            self.wait_as(between).map_err(Error::Io)?;
             match self.socket.read(&mut self.buffer) {
                 Ok(0) if between => return Ok(None),
                 Ok(0) => return Err(Error::Truncated),
@@ -101,10 +108,26 @@ impl Trunk {
 
     /// Sends a frame.
     pub fn send(&mut self, channel: Channel, frame: &[u8]) -> Result<(), Error> {
-        self.socket.write_all(&chunks(channel, frame)).map_err(|e| match e.kind() {
+        self.out.clear();
+        chunks(channel, frame, &mut self.out);
+        self.socket.write_all(&self.out).map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => Error::Stalled,
             _ => Error::Io(e),
         })
+    }
+
+    /// Waits a little for the other side to close, so that it reads our last answer first: NRI's Go side drops what is
+    /// not read yet when it sees the end of the connection.
+    pub fn linger(mut self) {
+        const LONGEST: Duration = Duration::from_secs(1);
+        let begun = Instant::now();
+        let set = self.socket.set_read_timeout(Some(LONGEST)).and_then(|()| socket::set_low_water(&self.socket, 1));
+        while set.is_ok() && begun.elapsed() < LONGEST {
+            match self.socket.read(&mut self.buffer) {
+                Ok(n) if n > 0 => {}
+                _ => break,
+            }
+        }
     }
 
     /// Uses some of the buffer; a frame if that made one whole.
@@ -148,24 +171,25 @@ impl Trunk {
         }
     }
 
-    fn set_timed(&mut self, timed: bool) -> Result<(), Error> {
-        if self.timed != Some(timed) {
-            self.socket.set_read_timeout(timed.then_some(PATIENCE)).map_err(Error::Io)?;
-            self.timed = Some(timed);
+    /// Between frames the wait has no bound, and is for enough to begin with. In the middle of one it is bounded, and for
+    /// whatever comes: the rest may be a single byte.
+    fn wait_as(&mut self, between: bool) -> io::Result<()> {
+        if self.between != Some(between) {
+            self.socket.set_read_timeout((!between).then_some(PATIENCE))?;
+            socket::set_low_water(&self.socket, if between { FIRST } else { 1 })?;
+            self.between = Some(between);
         }
         Ok(())
     }
 }
 
 /// A frame as it goes over the socket: chunks of at most 4096 bytes, with bytes of this frame only.
-fn chunks(channel: Channel, frame: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(frame.len() + HEADER * (frame.len() / MAX_CHUNK + 1));
+fn chunks(channel: Channel, frame: &[u8], out: &mut Vec<u8>) {
     for chunk in frame.chunks(MAX_CHUNK) {
         out.extend_from_slice(&(channel as u32).to_be_bytes());
         out.extend_from_slice(&(chunk.len() as u32).to_be_bytes());
         out.extend_from_slice(chunk);
     }
-    out
 }
 
 #[cfg(test)]
@@ -251,7 +275,8 @@ mod tests {
 
     #[test]
     fn long_frames_go_out_in_chunks_that_fit_the_peers_buffer() {
-        let sent = chunks(Channel::Plugin, &vec![5; 10_000]);
+        let mut sent = Vec::new();
+        chunks(Channel::Plugin, &vec![5; 10_000], &mut sent);
         let mut sizes = Vec::new();
         let mut rest = &sent[..];
         while !rest.is_empty() {

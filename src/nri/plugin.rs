@@ -1,19 +1,19 @@
 //! What the plugin does at each event, apart from how the event came.
 
 use std::collections::HashSet;
-use std::fmt::{Display, Write};
+use std::fmt::{self, Display, Write};
 use std::fs;
 use std::path::PathBuf;
 
-use super::adjust::{self, Foreign, Kinds};
+use super::adjust::{self, Assignments, Foreign};
 use super::proto::nri::{
     ConfigureRequest, CreateContainerRequest, CreateContainerResponse, LinuxNamespace, PodSandbox, SynchronizeRequest,
 };
 use super::ttrpc::{Code, Failure};
 use crate::journal::{Journal, Level, Subject};
-use crate::map::assign::{Assignment, Wants, assign};
+use crate::map::assign::{Assignment, Collision, Wants, assign};
 use crate::map::idmap::IdMap;
-use crate::map::pool::NodeIds;
+use crate::map::pool::{NodeId, NodeIds};
 use crate::pod::podfs::{self, PodFs};
 use crate::pod::policy::{self, Config, Decision, Runtime, Wanted};
 use crate::pod::rundir::{self, RunDir};
@@ -36,7 +36,7 @@ const NOTABLE: u32 = 1000;
 pub struct Plugin {
     /// The log.
     pub journal: Journal,
-    config_file: Option<PathBuf>,
+    config_files: ConfigFiles,
     log_level: Option<Level>,
     run: Option<RunDir>,
     standby: bool,
@@ -44,6 +44,26 @@ pub struct Plugin {
     /// Pods named so far by a Synchronize that comes in parts.
     known: HashSet<String>,
     ping_failed: bool,
+}
+
+/// Where the configuration is, apart from what the runtime hands over.
+pub enum ConfigFiles {
+    /// Nowhere.
+    None,
+    /// In this file, which must be there, and counts instead of what is handed over.
+    This(PathBuf),
+    /// In the first of these that is there, if any: the runtime hands its drop-in only to plugins that it launches.
+    First(Vec<PathBuf>),
+}
+
+impl ConfigFiles {
+    fn find(&self) -> Option<&PathBuf> {
+        match self {
+            ConfigFiles::None => None,
+            ConfigFiles::This(path) => Some(path),
+            ConfigFiles::First(paths) => paths.iter().find(|path| path.exists()),
+        }
+    }
 }
 
 /// What a Configure settles.
@@ -80,10 +100,10 @@ impl Node {
 
 impl Plugin {
     /// A plugin that has not seen its node yet. `log_level` goes before the configuration's.
-    pub fn new(config_file: Option<PathBuf>, log_level: Option<Level>) -> Plugin {
+    pub fn new(config_files: ConfigFiles, log_level: Option<Level>) -> Plugin {
         Plugin {
             journal: Journal::new(log_level.unwrap_or(Level::Info)),
-            config_file,
+            config_files,
             log_level,
             run: None,
             standby: false,
@@ -112,7 +132,9 @@ impl Plugin {
     }
 
     fn try_configure(&mut self, request: &ConfigureRequest) -> Result<i32, String> {
-        let config = match &self.config_file {
+        // A Synchronize that the last connection did not finish.
+        self.known.clear();
+        let config = match self.config_files.find() {
             Some(path) => {
                 let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
                 Config::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?
@@ -148,13 +170,13 @@ impl Plugin {
         journal.say(
             Level::Info,
             format!(
-                "version {}, node ids {}, pool {}{gid_text}; {} of the ids 0-65535 share a slot; runtime {}; inject={}",
+                "version {}; runtime {}; inject={}; pool {}; {} of the ids 0-65535 share a slot; node ids {}{gid_text}",
                 env!("CARGO_PKG_VERSION"),
-                uids.ids(),
-                uids.pool(),
-                uids.sharing_a_slot(),
                 runtime.name,
                 format!("{:?}", config.inject).to_lowercase(),
+                uids.pool(),
+                uids.sharing_a_slot(),
+                uids.ids(),
             ),
         );
         if node.needs_nothing() {
@@ -180,7 +202,7 @@ impl Plugin {
             return;
         }
         let known = std::mem::take(&mut self.known);
-        if let (Ok(true), Some(run)) = (self.acts(), &self.run) {
+        if let (true, Some(run)) = (self.acts_or_says_why(), &self.run) {
             let (removed, failure) = run.sweep(&known);
             if removed > 0 {
                 self.journal.say(Level::Info, format!("removed what was left of {removed} pods that are gone"));
@@ -193,14 +215,14 @@ impl Plugin {
 
     /// A sandbox has started.
     pub fn pod_started(&mut self, pod: &PodSandbox) {
-        if matches!(self.acts(), Ok(true)) {
+        if self.acts_or_says_why() {
             self.allow_ping(pod, network_of(&pod.linux.namespaces));
         }
     }
 
     /// A sandbox is gone.
     pub fn pod_removed(&mut self, pod: &PodSandbox) {
-        if let (Ok(true), Some(run)) = (self.acts(), &self.run)
+        if let (true, Some(run)) = (self.acts_or_says_why(), &self.run)
             && let Err(e) = run.remove_pod(&pod.id)
         {
             self.journal.about(Level::Error, &subject(pod, ""), e);
@@ -214,8 +236,15 @@ impl Plugin {
             return Ok(CreateContainerResponse::default());
         }
         let who = subject(&request.pod, &request.container.name);
-        let candidate = adjust::candidate(&request.pod, &request.container, |path| home.is_our_net(path));
-        let wanted = match policy::decide(config, &node.uids, &node.gids, runtime, &candidate) {
+        let candidate = adjust::candidate(&request.pod, &request.container);
+        let mut decision = policy::decide(config, &node.uids, &node.gids, runtime, &candidate);
+        // containerd gives every container its sandbox's network namespace; only the file behind the path tells whether
+        // that is the node's. Asked last, since it is the one question that takes a system call.
+        let host_network = || adjust::network(&request.container).is_none_or(|path| home.is_our_net(path));
+        if !matches!(decision, Decision::Leave(_)) && host_network() {
+            decision = Decision::Leave("it uses the node's network");
+        }
+        let wanted = match decision {
             Decision::Leave(why) => {
                 self.journal.about(Level::Debug, &who, format_args!("left alone: {why}"));
                 return Ok(CreateContainerResponse::default());
@@ -246,12 +275,12 @@ impl Plugin {
         gids.extend(user.into_iter().flat_map(|u| &u.additional_gids));
         let uid = Wants {
             primary: user.map(|u| u.uid),
-            additional: &mount_uids,
+            others: &mount_uids,
             optional: &[&wanted.annotated.uids, &config.claim_uids],
         };
         let gid = Wants {
             primary: user.map(|u| u.gid),
-            additional: &gids,
+            others: &gids,
             optional: &[&wanted.annotated.gids, &config.claim_gids],
         };
         let uid = assign(&node.uids, &uid).map_err(|e| refusal(format!("user ids: {e}")))?;
@@ -285,21 +314,23 @@ impl Plugin {
         self.warn(&who, "uid", &uid);
         self.warn(&who, "gid", &gid);
 
-        let adjust = adjust::adjustment(pinned.path, &binds, &Kinds { uid: &uid, gid: &gid });
+        let adjust = adjust::adjustment(pinned.path, &binds, &Assignments { uid: &uid, gid: &gid });
         Ok(CreateContainerResponse { adjust: Some(adjust).into(), ..Default::default() })
     }
 
     /// Warns of every collision, and of displaced ids that images are likely to use.
     fn warn(&self, who: &Subject, kind: &str, assignment: &Assignment) {
-        let collisions = assignment.collisions.iter().map(|c| adjust::describe(kind, c));
+        // Not formatted before it is known to be written: a pod can have many thousands.
+        let collisions = assignment.collisions.iter().map(|c| Warning::Collision(kind, c));
         let low = assignment.placed.iter().filter(|(_, slot)| slot.0 < NOTABLE);
-        let displaced = low.map(|(id, slot)| format!("{kind} {slot} cannot be used: {kind} {id} has its slot"));
-        let all: Vec<String> = collisions.chain(displaced).collect();
-        for message in all.iter().take(MAX_WARNINGS) {
+        let displaced = low.map(|(id, slot)| Warning::Displaced(kind, *id, *slot));
+        let mut all = collisions.chain(displaced);
+        for message in all.by_ref().take(MAX_WARNINGS) {
             self.journal.about(Level::Warning, who, message);
         }
-        if all.len() > MAX_WARNINGS {
-            self.journal.about(Level::Warning, who, format_args!("and {} more such {kind}s", all.len() - MAX_WARNINGS));
+        match all.count() {
+            0 => {}
+            more => self.journal.about(Level::Warning, who, format_args!("and {more} more such {kind}s")),
         }
     }
 
@@ -330,10 +361,35 @@ impl Plugin {
         }
         Ok(acts)
     }
+
+    /// The same where there is nobody to answer with an error.
+    fn acts_or_says_why(&mut self) -> bool {
+        self.acts().unwrap_or_else(|why| {
+            self.journal.say(Level::Error, why);
+            false
+        })
+    }
+}
+
+/// What the user of a container should know of its map.
+enum Warning<'a> {
+    Collision(&'a str, &'a Collision),
+    Displaced(&'a str, u32, NodeId),
+}
+
+impl Display for Warning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::Collision(kind, c) => f.write_str(&adjust::describe(kind, c)),
+            Warning::Displaced(kind, id, slot) => {
+                write!(f, "{kind} {slot} cannot be used: {kind} {id} has its slot")
+            }
+        }
+    }
 }
 
 fn open_once(run: &mut Option<RunDir>) -> Result<&mut RunDir, String> {
-    let open = match run.take() {
+    let open = match run.take().filter(RunDir::is_there) {
         Some(open) => open,
         None => RunDir::open(rundir::PATH).map_err(text)?,
     };

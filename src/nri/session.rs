@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use protobuf::Message;
 
+use super::entries;
 use super::mux::{self, Channel, Trunk};
 use super::plugin::Plugin;
 use super::proto::nri::{
@@ -64,6 +65,8 @@ pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Resu
         last_stream: None,
         synchronized: false,
         over: None,
+        last: None,
+        last_create: None,
     };
     session.register(identity)?;
     while let Some((channel, frame)) = session.trunk.next().map_err(Error::Trunk)? {
@@ -77,6 +80,7 @@ pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Resu
             }
         }
         if let Some(end) = session.over {
+            session.trunk.linger();
             return end;
         }
     }
@@ -90,7 +94,14 @@ struct Session<'a> {
     /// Whether the runtime has told all pods: the last step of setting up.
     synchronized: bool,
     over: Option<Result<(), Error>>,
+    /// The last request, kept until the next one is read: musl's allocator gives memory back to the kernel as soon as
+    /// nothing of a size is in use, and would ask for it again with every request.
+    last: Option<(Vec<u8>, Request)>,
+    last_create: Option<CreateContainerRequest>,
 }
+
+/// Larger requests are not kept.
+const KEPT: usize = 64 * 1024;
 
 /// The runtime's answer to RegisterPlugin.
 fn registered(frame: Frame) -> Result<(), Error> {
@@ -142,7 +153,9 @@ impl Session<'_> {
         if request.service != PLUGIN_SERVICE {
             return Err(unimplemented("service", &request.service));
         }
-        self.call(&request.method, &request.payload)
+        let answer = self.call(&request.method, &request.payload);
+        self.last = (body.len() <= KEPT).then_some((body, request));
+        answer
     }
 
     fn call(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -163,7 +176,12 @@ impl Session<'_> {
                 self.synchronized |= !request.more;
                 encode(&SynchronizeResponse { more: request.more, ..Default::default() })
             }
-            "CreateContainer" => encode(&self.plugin.create(&parse::<CreateContainerRequest>(payload)?)?),
+            "CreateContainer" => {
+                let request = parse(payload)?;
+                let answer = self.plugin.create(&request);
+                self.last_create = (payload.len() <= KEPT).then_some(request);
+                encode(&answer?)
+            }
             "RunPodSandbox" => self.pod_event(1, &parse::<PodRequest>(payload)?.pod),
             "RemovePodSandbox" => self.pod_event(3, &parse::<PodRequest>(payload)?.pod),
             "StateChange" => {
@@ -190,7 +208,7 @@ impl Session<'_> {
 }
 
 fn parse<M: Message>(bytes: &[u8]) -> Result<M, Failure> {
-    M::parse_from_bytes(bytes).map_err(|e| invalid(format_args!("not a valid message: {e}")))
+    entries::parse(bytes).map_err(|e| invalid(format_args!("not a valid message: {e}")))
 }
 
 fn encode(message: &impl Message) -> Result<Vec<u8>, Failure> {

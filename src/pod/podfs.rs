@@ -7,13 +7,14 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::rundir::PodDir;
 use super::{Result, Step};
-use crate::map::idmap::IdMap;
+use crate::map::idmap::{Extent, IdMap};
 use crate::sys::ns::{Home, Kind};
-use crate::sys::{file, mount, ns};
+use crate::sys::{file, mount};
 
 /// A file system of which every instance shows one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +38,21 @@ impl PodFs {
         }
     }
 
-    /// The namespace that it shows.
-    pub fn namespace(self) -> Kind {
+    /// What an OCI configuration calls the namespace that it shows.
+    pub fn namespace(self) -> &'static str {
         match self {
-            PodFs::Sysfs => Kind::Net,
-            PodFs::Mqueue => Kind::Ipc,
-            PodFs::Proc => Kind::Pid,
+            PodFs::Sysfs => "network",
+            PodFs::Mqueue => "ipc",
+            PodFs::Proc => "pid",
+        }
+    }
+
+    /// The node's own.
+    fn own(self) -> &'static str {
+        match self {
+            PodFs::Sysfs => "/proc/self/ns/net",
+            PodFs::Mqueue => "/proc/self/ns/ipc",
+            PodFs::Proc => "/proc/self/ns/pid",
         }
     }
 
@@ -73,16 +83,12 @@ pub struct Instance {
 
 /// The instance that shows the namespace at `path` (None: the node's own), made if the pod has none yet.
 pub fn instance(pod: &PodDir, home: &Home, fs: PodFs, path: Option<&str>) -> Result<Instance> {
-    let kind = fs.namespace();
-    let there = match path {
-        Some(path) => file::open_namespace(path),
-        None => home.of(kind).try_clone_to_owned(),
-    }
-    .map_err(Step::OpenNamespace.on(format!("{kind:?} {}", path.unwrap_or("of the node"))))?;
-    // The mount keeps the namespace alive, so its inode number is not given to another one meanwhile.
-    let inode = inode(&there).map_err(Step::OpenNamespace.on(format!("{kind:?}")))?;
+    let shown = path.unwrap_or("of the node");
+    let opened = file::open_namespace(path.unwrap_or(fs.own())).and_then(|fd| Ok((inode(&fd)?, fd)));
+    let (inode, there) = opened.map_err(Step::OpenNamespace.on(shown))?;
+    // A sandbox keeps its namespaces for life; a debugging container may join the pid namespace of another container.
     let name = format!("{}-{inode}", fs.name().to_string_lossy());
-    let step = || Step::PodMount.on(pod.path(&name));
+    let step = || Step::PodMount.on(format!("{} for namespace {shown}", pod.path(&name)));
 
     let made = !pod.holds(&name, fs.magic());
     if made {
@@ -90,16 +96,32 @@ pub fn instance(pod: &PodDir, home: &Home, fs: PodFs, path: Option<&str>) -> Res
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(step()(e)),
             _ => {}
         }
-        // sysfs is read-only for all whom we touch: a writable one marks a privileged container.
-        let fresh = || mount::fresh(fs.name(), fs == PodFs::Sysfs);
-        let mounted = ns::inside(kind, home.of(kind), there.as_fd(), || match fs {
-            // proc takes the active pid namespace, and only a new process gets the one that was joined.
-            PodFs::Proc => ns::in_child(fresh),
-            _ => fresh(),
-        });
+        let mounted = match (fs, path) {
+            // sysfs is read-only for all whom we touch: a writable one marks a privileged container.
+            (PodFs::Sysfs, _) => home.inside(Kind::Net, there.as_fd(), || mount::fresh(fs.name(), true)),
+            (PodFs::Mqueue, _) => home.inside(Kind::Ipc, there.as_fd(), || mount::fresh(fs.name(), false)),
+            (PodFs::Proc, Some(path)) => proc_of(home, path, inode),
+            (PodFs::Proc, None) => mount::fresh(fs.name(), false),
+        };
         mount::attach(mounted.map_err(step())?, pod.fd(), &name).map_err(step())?;
     }
     Ok(Instance { path: pod.path(&name), made })
+}
+
+/// A copy of the proc that the process behind `/proc/PID/ns/pid` has mounted itself.
+///
+/// A new proc would show the pid namespace of the process that makes it, so a process of ours would have to be in the
+/// pod's, with the node's rights: whoever may trace it there would have them too, and anybody could stop it.
+fn proc_of(home: &Home, path: &str, pid_namespace: u64) -> io::Result<OwnedFd> {
+    let process = path.strip_suffix("/ns/pid").ok_or_else(|| io::Error::other("it is not that of a process"))?;
+    let mounts = file::open_namespace(&format!("{process}/ns/mnt"))?;
+    let copy = home.inside(Kind::Mount, mounts.as_fd(), || mount::clone_tree("/proc"))?;
+    // Whatever was mounted there, process 1 of the right instance is in the right namespace.
+    let first = file::open_namespace_at(copy.as_fd(), "1/ns/pid")?;
+    if file::file_system(&copy)? != file::PROC_MAGIC || inode(&first)? != pid_namespace {
+        return Err(io::Error::other("its /proc shows other processes"));
+    }
+    Ok(copy)
 }
 
 const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
@@ -112,19 +134,30 @@ const NOBODY: [[&str; 2]; 2] = [["1", "0"], ["65534", "65534"]];
 pub fn allow_ping(home: &Home, path: &str, gids: &IdMap) -> Result<bool> {
     let step = || Step::Ping.on(path);
     let there = file::open_namespace(path).map_err(step())?;
-    let last = gids.extents().last().map_or(0, |e| e.inside + (e.count - 1));
-    ns::inside(Kind::Net, home.of(Kind::Net), there.as_fd(), || {
-        let range = fs::read_to_string(PING_GROUP_RANGE)?;
-        let untouched = NOBODY.iter().any(|nobody| range.split_ascii_whitespace().eq(*nobody));
-        if untouched {
-            fs::write(PING_GROUP_RANGE, format!("0 {last}"))?;
+    // The kernel compares outer ids: where gid 0 is outside above the last one, the whole range counts as empty.
+    let last = |e: &Extent| e.inside + (e.count - 1);
+    let whole = gids.extents().last().map(|e| (0, last(e)));
+    let longest = gids.extents().iter().max_by_key(|e| e.count).map(|e| (e.inside, last(e)));
+    let set = || {
+        if !is_nobody()? {
+            return Ok(false);
         }
-        Ok(untouched)
-    })
-    .map_err(step())
+        for (first, last) in [whole, longest].into_iter().flatten() {
+            fs::write(PING_GROUP_RANGE, format!("{first} {last}"))?;
+            if !is_nobody()? {
+                return Ok(true);
+            }
+        }
+        Err(io::Error::other("the kernel takes no range of the node's gids"))
+    };
+    home.inside(Kind::Net, there.as_fd(), set).map_err(step())
 }
 
-fn inode(namespace: &std::os::fd::OwnedFd) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
+fn is_nobody() -> io::Result<bool> {
+    let range = fs::read_to_string(PING_GROUP_RANGE)?;
+    Ok(NOBODY.iter().any(|nobody| range.split_ascii_whitespace().eq(*nobody)))
+}
+
+fn inode(namespace: &OwnedFd) -> io::Result<u64> {
     Ok(fs::File::from(namespace.try_clone()?).metadata()?.ino())
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::journal::Level;
+use crate::map::cut;
 use crate::map::pool::NodeIds;
 use crate::map::ranges::Ranges;
 
@@ -31,7 +32,7 @@ pub struct Config {
     pub claim_gids: Ranges,
     /// `skip-namespaces`: Kubernetes namespaces whose pods are left alone.
     pub skip_namespaces: Vec<String>,
-    /// `collisions = refuse`.
+    /// `collisions = refuse`; a default, which a pod may change for itself.
     pub refuse_collisions: bool,
     /// `log-level`.
     pub log_level: Option<Level>,
@@ -164,8 +165,6 @@ pub struct Candidate<'a> {
     pub annotations: &'a HashMap<String, String>,
     /// The container's name.
     pub name: &'a str,
-    /// No network namespace of its own.
-    pub host_network: bool,
     /// A writable /sys.
     pub privileged: bool,
     /// Already in a user namespace (hostUsers: false).
@@ -245,9 +244,6 @@ pub struct Claims {
 
 /// Decides about one container.
 pub fn decide(config: &Config, uids: &NodeIds, gids: &NodeIds, runtime: &Runtime, c: &Candidate) -> Decision {
-    if c.host_network {
-        return Decision::Leave("it uses the node's network");
-    }
     if c.privileged {
         return Decision::Leave("it is privileged");
     }
@@ -311,11 +307,6 @@ fn not_one_of(key: &str, value: &str, choices: &str) -> String {
     format!("{key} is {:?}, not one of {choices}", cut(value))
 }
 
-/// Enough of a hostile text to recognise it.
-fn cut(text: &str) -> String {
-    text.chars().take(60).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,15 +321,7 @@ mod tests {
     }
 
     fn candidate<'a>(annotations: &'a HashMap<String, String>, user: Option<User>) -> Candidate<'a> {
-        Candidate {
-            namespace: "default",
-            annotations,
-            name: "app",
-            host_network: false,
-            privileged: false,
-            user_namespace: false,
-            user,
-        }
+        Candidate { namespace: "default", annotations, name: "app", privileged: false, user_namespace: false, user }
     }
 
     fn annotated(value: &str) -> HashMap<String, String> {
@@ -419,8 +402,7 @@ mod tests {
     fn some_containers_are_never_touched() {
         let annotations = annotated("inject=always");
         let config = Config::parse("inject=all").unwrap();
-        let flags: [fn(&mut Candidate); 3] =
-            [|c| c.host_network = true, |c| c.privileged = true, |c| c.user_namespace = true];
+        let flags: [fn(&mut Candidate); 2] = [|c| c.privileged = true, |c| c.user_namespace = true];
         for set in flags {
             let mut c = candidate(&annotations, user(10001, 0, &[]));
             set(&mut c);
@@ -440,6 +422,28 @@ mod tests {
         assert_eq!(Asked::find(&all, "app"), Some("claim-uids=3"));
         assert_eq!(Asked::find(&all, "other"), Some("claim-uids=2"));
         assert_eq!(Asked::find(&annotated("x"), "app"), Some("x"));
+    }
+
+    #[test]
+    fn the_pod_has_the_last_word_on_collisions() {
+        let refuses = |config, annotation| match decision(config, Some(annotation), user(10001, 0, &[])) {
+            Decision::Inject(wanted) => wanted.refuse_collisions,
+            other => panic!("{other:?}"),
+        };
+        assert!(!refuses("", "") && !refuses("collisions=refuse", "collisions=allow"));
+        assert!(refuses("", "collisions=refuse") && refuses("collisions=refuse", "inject=always"));
+    }
+
+    #[test]
+    fn messages_do_not_grow_with_the_annotation() {
+        for text in
+            [format!("claim-uids={}", "\u{1}".repeat(200_000)), format!("claim-uids={}5-3", "0".repeat(200_000))]
+        {
+            match decision("", Some(&text), None) {
+                Decision::Refuse(why) => assert!(why.len() < 600, "{} bytes", why.len()),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -81,13 +81,22 @@ impl RunDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             dir => dir.map_err(step())?,
         };
+        let mut failure = None;
         for name in names(dir.as_fd()).map_err(step())? {
             // One mount at most is ours; a second one on top would be somebody's mistake, and goes too.
             while mount::detach(dir.as_fd(), &name).is_ok() {}
-            file::remove_at(dir.as_fd(), &name).map_err(step())?;
+            failure = failure.or(file::remove_at(dir.as_fd(), &name).err());
         }
         drop(dir);
-        file::remove_at(self.pods.as_fd(), id).map_err(step())
+        match failure {
+            Some(cause) => Err(step()(cause)),
+            None => file::remove_at(self.pods.as_fd(), id).map_err(step()),
+        }
+    }
+
+    /// Whether the folder is still there: somebody may have removed /run's contents.
+    pub fn is_there(&self) -> bool {
+        file::links(&self.pods).is_ok_and(|n| n > 0)
     }
 
     /// Removes what was made for pods that are not among `known`. Returns how many went, and the first failure.

@@ -27,8 +27,8 @@ pub struct Pinned {
     pub reused: bool,
 }
 
-/// More different maps than this in one pod is not a pod.
-const MAX_PER_POD: usize = 1000;
+/// Namespaces are counted against the user's limit (user.max_user_namespaces): one pod may not use it up.
+const MAX_PER_POD: usize = 64;
 
 /// The pod's namespace with these maps, made if it has none yet.
 pub fn pinned(pod: &PodDir, maps: &Maps) -> Result<Pinned> {
@@ -55,7 +55,7 @@ pub fn pinned(pod: &PodDir, maps: &Maps) -> Result<Pinned> {
         }
         return Ok(Pinned { path: pod.path(&pin_name), reused: false });
     }
-    Err(Step::Pin.on(pod.path(""))(io::Error::other("the pod has 1000 different maps")))
+    Err(Step::Pin.on(pod.path(""))(io::Error::other("the pod has 64 different maps")))
 }
 
 /// Makes a namespace; what is returned is its file as a detached mount, and the only thing that keeps it.
@@ -168,8 +168,8 @@ mod tests {
         let node = IdMap::from_disjoint(node);
         let node = held(&Maps { uid: node.clone(), gid: node }).map_err(|e| e.cause)?;
         let node = File::open(format!("/proc/{}/ns/user", node.pid()))?;
-        ns::in_child(|| {
-            ns::become_root_of(node.as_fd())?;
+        ns::tests::in_child(|| {
+            ns::tests::become_root_of(node.as_fd())?;
             let maps = Maps { uid: assigned.clone(), gid: assigned.clone() };
             let holder = held(&maps).map_err(|e| e.cause)?;
             assert_eq!(map_of(holder.pid(), "uid_map"), map_of(holder.pid(), "gid_map"));
@@ -206,7 +206,7 @@ mod tests {
             first in any_set(),
             second in any_set(),
         ) {
-            let wants = Wants { primary, additional: &additional, optional: &[&first, &second] };
+            let wants = Wants { primary, others: &additional, optional: &[&first, &second] };
             if let Ok(assignment) = assign(&node, &wants) {
                 prop_assert_eq!(kernel_takes(&node, &assignment.map).unwrap(), assignment.map);
             }

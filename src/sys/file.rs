@@ -55,7 +55,15 @@ pub fn open_path_at(dir: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
 
 /// Opens a namespace file such as `/proc/PID/ns/net`, a link that has to be followed; EINVAL if it is not one.
 pub fn open_namespace(path: &str) -> io::Result<OwnedFd> {
-    let fd = openat(libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NONBLOCK, 0)?;
+    namespace(openat(libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NONBLOCK, 0)?)
+}
+
+/// The same below a directory.
+pub fn open_namespace_at(dir: BorrowedFd, path: &str) -> io::Result<OwnedFd> {
+    namespace(openat(dir.as_raw_fd(), path, libc::O_RDONLY | libc::O_NONBLOCK, 0)?)
+}
+
+fn namespace(fd: OwnedFd) -> io::Result<OwnedFd> {
     match file_system(&fd)? {
         NSFS_MAGIC => Ok(fd),
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
@@ -87,4 +95,10 @@ pub fn file_system(fd: &OwnedFd) -> io::Result<i64> {
     // SAFETY: `fd` is open and `out` is a statfs of ours that the kernel fills during the call.
     retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), &mut out) }.into())?;
     Ok(out.f_type as i64)
+}
+
+/// How many names a directory still has; 0 once it is removed.
+pub fn links(dir: &OwnedFd) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(File::from(dir.try_clone()?).metadata()?.nlink())
 }

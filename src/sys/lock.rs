@@ -34,10 +34,12 @@ pub fn lock(file: &File) -> io::Result<()> {
     retry(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLKW, &lock) }.into()).map(drop)
 }
 
-/// The pid of the process that has the lock, if another one has.
+/// The pid of the process that has the lock, if another one has and it can be told.
 pub fn holder(file: &File) -> io::Result<Option<u32>> {
     let mut lock = whole_file(libc::F_WRLCK);
     // SAFETY: as in try_lock, and F_GETLK may write `lock`, which is ours alone.
     cerr(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &mut lock) }.into())?;
-    Ok((lock.l_type != libc::F_UNLCK as libc::c_short).then_some(lock.l_pid as u32))
+    // A holder that this pid namespace does not see is pid 0.
+    let seen = lock.l_type != libc::F_UNLCK as libc::c_short && lock.l_pid > 0;
+    Ok(seen.then_some(lock.l_pid as u32))
 }

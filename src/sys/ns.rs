@@ -14,8 +14,8 @@ pub enum Kind {
     Net,
     /// System V and POSIX IPC.
     Ipc,
-    /// Process ids; joining changes only what children get.
-    Pid,
+    /// Mounts.
+    Mount,
 }
 
 impl Kind {
@@ -23,26 +23,9 @@ impl Kind {
         match self {
             Kind::Net => libc::CLONE_NEWNET,
             Kind::Ipc => libc::CLONE_NEWIPC,
-            Kind::Pid => libc::CLONE_NEWPID,
+            Kind::Mount => libc::CLONE_NEWNS,
         }
     }
-}
-
-/// Runs `work` with this thread in the namespace `there`, and comes back to `here` on every path.
-/// The process aborts if the way back fails: it must not go on as a member of a pod.
-pub fn inside<T>(
-    kind: Kind,
-    here: BorrowedFd,
-    there: BorrowedFd,
-    work: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
-    setns(there, kind.flag())?;
-    let result = work();
-    if let Err(e) = setns(here, kind.flag()) {
-        eprintln!("uid-nri-plugin: cannot return to the node's {kind:?} namespace: {e}");
-        std::process::abort();
-    }
-    result
 }
 
 fn setns(fd: BorrowedFd, flag: libc::c_int) -> io::Result<()> {
@@ -50,53 +33,12 @@ fn setns(fd: BorrowedFd, flag: libc::c_int) -> io::Result<()> {
     retry(|| unsafe { libc::setns(fd.as_raw_fd(), flag) }.into()).map(drop)
 }
 
-/// Makes this process, which must have one thread only, root of a user namespace, for good.
-#[cfg(test)]
-pub fn become_root_of(fd: BorrowedFd) -> io::Result<()> {
-    setns(fd, libc::CLONE_NEWUSER)?;
-    // SAFETY: raw calls with integers. Not libc's, which would also change the threads of a parent that shares memory.
-    cerr(unsafe { libc::syscall(libc::SYS_setresgid, 0, 0, 0) })?;
-    // SAFETY: as above.
-    cerr(unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) })?;
-    // A change of ids makes /proc/PID the initial namespace's root's.
-    // SAFETY: as above.
-    cerr(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }).map(drop)
-}
-
-const STACK: usize = 64 * 1024;
+const STACK: usize = 4 * 1024;
 
 /// The top of a child's stack, 16-byte aligned as both x86-64 and aarch64 demand.
 fn top(stack: &mut [u8]) -> *mut libc::c_void {
     let end = stack.as_mut_ptr_range().end;
     end.wrapping_sub(end as usize % 16).cast()
-}
-
-/// Runs `work` in a child process that shares our memory and descriptors, and waits for it.
-/// It is how to be, for a moment, in a pid namespace: that takes a new process.
-pub fn in_child<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    struct Call<W, T> {
-        work: Option<W>,
-        result: Option<io::Result<T>>,
-    }
-    extern "C" fn run<W: FnOnce() -> io::Result<T>, T>(call: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: `call` is the Call below, alive and untouched by the parent, which is suspended (CLONE_VFORK).
-        let call = unsafe { &mut *call.cast::<Call<W, T>>() };
-        call.result = call.work.take().map(|work| work());
-        0
-    }
-    fn entry<W: FnOnce() -> io::Result<T>, T>(_: &Call<W, T>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
-        run::<W, T>
-    }
-
-    let mut stack = vec![0; STACK];
-    let mut call = Call { work: Some(work), result: None };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
-    let entry = entry(&call);
-    // SAFETY: the child runs `entry` on `stack` with `call`, both alive until it is gone: CLONE_VFORK suspends this
-    // thread until then, so nothing here runs beside it, and thread-local data such as errno is used by one at a time.
-    let pid = cerr(unsafe { libc::clone(entry, top(&mut stack), flags, (&raw mut call).cast()) }.into())?;
-    reap(pid as libc::pid_t)?;
-    call.result.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ECHILD)))
 }
 
 /// A process that does nothing but hold a new user namespace, whose maps are still empty. Gone when dropped.
@@ -109,7 +51,7 @@ pub struct Holder {
 impl Holder {
     /// Makes the namespace. The process also ends by itself when its maker dies.
     pub fn new() -> io::Result<Holder> {
-        let mut stack = vec![0; STACK / 16];
+        let mut stack = vec![0; STACK];
         // SAFETY: getpid has no preconditions.
         let parent = unsafe { libc::getpid() };
         let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
@@ -137,7 +79,7 @@ impl Drop for Holder {
 extern "C" fn hold(parent: *mut libc::c_void) -> libc::c_int {
     // SAFETY: raw system calls without pointers, but for ppoll's four nulls: no descriptors, no timeout, no mask.
     unsafe {
-        libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as libc::c_long, libc::SIGKILL as libc::c_long, 0, 0, 0);
         // The parent may have died before the line above; then we have another one by now.
         while libc::syscall(libc::SYS_getppid) == parent as libc::c_long {
             libc::syscall(libc::SYS_ppoll, 0usize, 0usize, 0usize, 0usize, 0usize);
@@ -151,18 +93,24 @@ fn reap(pid: libc::pid_t) -> io::Result<()> {
     retry(|| unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) }.into()).map(drop)
 }
 
-/// Our own namespaces, to come back to.
+/// Our own namespaces and working directory, to come back to.
 pub struct Home {
     net: File,
     ipc: File,
-    pid: File,
+    mount: File,
+    directory: File,
 }
 
 impl Home {
     /// Opens them.
     pub fn open() -> io::Result<Home> {
-        let open = |kind| File::open(format!("/proc/self/ns/{kind}"));
-        Ok(Home { net: open("net")?, ipc: open("ipc")?, pid: open("pid")? })
+        let open = |path| File::open(path);
+        Ok(Home {
+            net: open("/proc/self/ns/net")?,
+            ipc: open("/proc/self/ns/ipc")?,
+            mount: open("/proc/self/ns/mnt")?,
+            directory: open(".")?,
+        })
     }
 
     /// Whether this path leads to our own network namespace.
@@ -171,12 +119,71 @@ impl Home {
         matches!((std::fs::metadata(path), self.net.metadata()), (Ok(a), Ok(b)) if same(&a, &b))
     }
 
-    /// The one of this kind.
-    pub fn of(&self, kind: Kind) -> BorrowedFd<'_> {
-        match kind {
-            Kind::Net => self.net.as_fd(),
-            Kind::Ipc => self.ipc.as_fd(),
-            Kind::Pid => self.pid.as_fd(),
+    /// Runs `work` in the namespace `there`, and comes back on every path.
+    /// The process aborts if the way back fails: it must not go on as a member of a pod.
+    pub fn inside<T>(&self, kind: Kind, there: BorrowedFd, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        setns(there, kind.flag())?;
+        let result = work();
+        let back = match kind {
+            Kind::Net => setns(self.net.as_fd(), kind.flag()),
+            Kind::Ipc => setns(self.ipc.as_fd(), kind.flag()),
+            // Joining a mount namespace leads to its root, and coming back to ours.
+            Kind::Mount => setns(self.mount.as_fd(), kind.flag()).and_then(|()| self.change_directory()),
+        };
+        if let Err(e) = back {
+            eprintln!("uid-nri-plugin: cannot return to the node's {kind:?} namespace: {e}");
+            std::process::abort();
         }
+        result
+    }
+
+    fn change_directory(&self) -> io::Result<()> {
+        // SAFETY: `directory` is open.
+        cerr(unsafe { libc::fchdir(self.directory.as_raw_fd()) }.into()).map(drop)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Makes this process, which must have one thread only, root of a user namespace, for good.
+    pub fn become_root_of(fd: BorrowedFd) -> io::Result<()> {
+        setns(fd, libc::CLONE_NEWUSER)?;
+        // SAFETY: raw calls with integers. Not libc's, which would also change the threads of a parent that shares
+        // memory.
+        cerr(unsafe { libc::syscall(libc::SYS_setresgid, 0, 0, 0) })?;
+        // SAFETY: as above.
+        cerr(unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) })?;
+        // A change of ids makes /proc/PID the initial namespace's root's.
+        // SAFETY: as above.
+        cerr(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }).map(drop)
+    }
+
+    /// Runs `work` in a child process that shares our memory and descriptors, and waits for it.
+    pub fn in_child<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        struct Call<W, T> {
+            work: Option<W>,
+            result: Option<io::Result<T>>,
+        }
+        extern "C" fn run<W: FnOnce() -> io::Result<T>, T>(call: *mut libc::c_void) -> libc::c_int {
+            // SAFETY: `call` is the Call below, alive and untouched by the parent, which is suspended (CLONE_VFORK).
+            let call = unsafe { &mut *call.cast::<Call<W, T>>() };
+            call.result = call.work.take().map(|work| work());
+            0
+        }
+        fn entry<W: FnOnce() -> io::Result<T>, T>(_: &Call<W, T>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
+            run::<W, T>
+        }
+
+        let mut stack = vec![0; 16 * STACK];
+        let mut call = Call { work: Some(work), result: None };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
+        let entry = entry(&call);
+        // SAFETY: the child runs `entry` on `stack` with `call`, both alive until it is gone: CLONE_VFORK suspends this
+        // thread until then, so nothing here runs beside it, and thread-local data such as errno is used by one at a time.
+        let pid = cerr(unsafe { libc::clone(entry, top(&mut stack), flags, (&raw mut call).cast()) }.into())?;
+        reap(pid as libc::pid_t)?;
+        call.result.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ECHILD)))
     }
 }

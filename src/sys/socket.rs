@@ -24,7 +24,9 @@ pub fn inherited(fd: RawFd) -> io::Result<UnixStream> {
     cerr(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
     // SAFETY: `fd` is open, and by the runtime's contract (NRI_PLUGIN_SOCKET) it is ours: nothing else in this
     // process was opened under an inherited number.
-    Ok(UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    socket.set_nonblocking(false)?;
+    Ok(socket)
 }
 
 /// Whether a write would be taken right now, at least PIPE_BUF bytes of it where this is a pipe.
@@ -33,4 +35,14 @@ pub fn can_write(fd: BorrowedFd) -> bool {
     // SAFETY: `poll` is one pollfd of ours; a timeout of 0 does not wait.
     let ready = unsafe { libc::poll(&mut poll, 1, 0) };
     ready == 1 && poll.revents & libc::POLLOUT != 0
+}
+
+/// How many bytes a read waits for (SO_RCVLOWAT). It still returns less at the end of the stream.
+pub fn set_low_water(socket: &UnixStream, bytes: usize) -> io::Result<()> {
+    let bytes = bytes as libc::c_int;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let value = (&raw const bytes).cast();
+    // SAFETY: `socket` is open; `value` points to an int of ours, whose size is given, and is only read.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, size) };
+    cerr(set.into()).map(drop)
 }
