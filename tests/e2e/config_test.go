@@ -78,7 +78,9 @@ func TestLog(t *testing.T) {
 	s.said(t, "a displaced system id", func(e lab.Entry) bool {
 		return e["PRIORITY"] == "4" && e["POD"] == "displaces" && e["CONTAINER"] == "web" && has(e["MESSAGE"], "uid 10227", "uid 7 ")
 	})
-	start(t, s.pod(t, lab.Pod{Name: "hostly", HostNetwork: true}), lab.Container{Image: tools})
+	hostly := annotated("inject=always")
+	hostly.Name, hostly.HostNetwork = "hostly", true
+	start(t, s.pod(t, hostly), lab.Container{Image: tools})
 	s.said(t, "a container of the node", func(e lab.Entry) bool {
 		return e["PRIORITY"] == "7" && e["POD"] == "hostly" && has(e["MESSAGE"], "network")
 	})

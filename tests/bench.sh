@@ -1,0 +1,37 @@
+#!/bin/sh
+# Measures the plugin beside a Go plugin that does nothing, both driven by NRI's own library, in one run.
+# Prints medians, percentiles, memory and ratios, then PASS or MISS for each reach. Fails only if it cannot measure.
+#
+#     tests/bench.sh            the plugin that cargo builds
+#     UID_NRI_PLUGIN=FILE tests/bench.sh
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=tests/lib.sh
+. "$root/tests/lib.sh"
+
+[ "$(id -u)" = 0 ] || die "run as root: a user namespace with 2048 ids is to be made"
+need_packages gcc:gcc /usr/include/stdlib.h:libc6-dev jq:jq
+need_go
+if [ -z "${UID_NRI_PLUGIN:-}" ]; then
+	need_rust x86_64-unknown-linux-musl
+	build_plugin
+	UID_NRI_PLUGIN=$plugin
+fi
+[ -x "$UID_NRI_PLUGIN" ] || die "there is no program at $UID_NRI_PLUGIN"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+
+say "building what to measure with (the first time, under a minute)"
+cd "$root/tests/nri"
+CGO_ENABLED=0 go build -buildvcs=false -ldflags "-s -w" -o "$work/nothing" ./bench/nothing
+CGO_ENABLED=0 go build -buildvcs=false -o "$work/bench" ./bench
+gcc -O2 -Wall -Wextra -o "$work/userns" bench/userns.c
+
+say "measuring (about ten seconds)"
+UID_NRI_NOTHING=$work/nothing
+UID_NRI_USERNS=$work/userns
+export UID_NRI_PLUGIN UID_NRI_NOTHING UID_NRI_USERNS
+"$work/bench"

@@ -1,0 +1,70 @@
+#!/bin/sh
+# All tests: format, lints, unit and property tests, the release's form, the documents, the protocol against NRI's own
+# library, and end to end against the real containerd, runc and crictl. Needs root; installs and builds what is
+# missing. The protocol and end-to-end tests make their nodes in namespaces of their own.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=tests/lib.sh
+. "$root/tests/lib.sh"
+
+need_lab
+need_packages file:file man:man-db groff:groff
+need_go
+need_rust x86_64-unknown-linux-musl aarch64-unknown-linux-musl
+cd "$root"
+
+say "format and lints"
+cargo fmt --check
+cargo clippy --quiet --all-targets -- -D warnings
+unformatted=$(gofmt -l tests)
+[ -z "$unformatted" ] || die "gofmt would change: $unformatted"
+
+say "unit and property tests (about a minute when nothing is built yet)"
+cargo test --quiet
+
+say "release builds (about a minute when nothing is built yet)"
+cargo build --quiet --release
+cargo build --quiet --release --target aarch64-unknown-linux-musl
+for binary in "$plugin" "$root/target/aarch64-unknown-linux-musl/release/uid-nri-plugin"; do
+	kind=$(file -b "$binary")
+	case $kind in
+	*'static-pie linked'*stripped* | *'statically linked'*stripped*) ;;
+	*) die "$binary is not static and stripped: $kind" ;;
+	esac
+	case $kind in
+	*interpreter*) die "$binary has an interpreter: $kind" ;;
+	esac
+	size=$(stat -c %s "$binary")
+	[ "$size" -le $((700 * 1024)) ] || die "$binary has $size bytes, over 700 KiB"
+	say "$(basename "$(dirname "$(dirname "$(dirname "$binary")")")"): $size bytes, static"
+done
+allowed='libc lexopt protobuf'
+for package in $(cargo metadata --format-version 1 --no-deps | jq -r '.packages[0].dependencies[] | select(.kind == null).name'); do
+	case " $allowed " in
+	*" $package "*) ;;
+	*) die "$package is a run-time dependency beyond $allowed" ;;
+	esac
+done
+
+sh tests/docs.sh
+
+say "protocol tests against NRI 0.12, 0.11 and 0.8 (about two minutes)"
+UID_NRI_PLUGIN=$plugin
+export UID_NRI_PLUGIN
+(
+	cd tests/nri
+	go vet ./...
+	go test -count=1 .
+	go test -count=1 -modfile=nri-0.11.mod -tags nri011 .
+	go test -count=1 -modfile=nri-0.8.mod -tags nri08 .
+)
+
+build_peers
+build_older_peers
+say "end-to-end tests (about two minutes)"
+(
+	cd tests/e2e
+	go vet ./...
+	go test -count=1 ./...
+)
+say "all tests passed"
