@@ -12,10 +12,15 @@ pub const HELP: &str = "\
 uid-nri-plugin: lets pods use any user id in a node with few subordinate ids
 
 Usage: uid-nri-plugin [OPTIONS]
+       uid-nri-plugin supervise [--log-level LEVEL] -- COMMAND [ARGUMENT...]
 
 containerd launches it from /opt/nri/plugins/00-uid-mapper, without options.
 Started otherwise it connects to a running containerd, and does so again when
 containerd restarts. Only one instance acts at a time; others stand by.
+
+supervise runs a command, such as containerd or kubelet, so that chown and
+set-id calls below it succeed for ids that the node lacks: they are done with
+the id that the rule gives. Its exit status is the command's.
 
 Options:
       --socket PATH      NRI socket [default: /var/run/nri/nri.sock]
@@ -27,8 +32,9 @@ Options:
   -h, --help             print this
   -V, --version          print the version
 
-Example:
+Examples:
   uid-nri-plugin --config /etc/nri/conf.d/00-uid-mapper.conf --log-level debug
+  uid-nri-plugin supervise -- containerd
 
 Exit status: 0 when containerd closed the connection, 1 on failure, 2 for
 wrong options. Messages go to the journal, or to stderr where there is none.
@@ -42,6 +48,13 @@ const SOCKET: &str = "/var/run/nri/nri.sock";
 pub enum Command {
     /// Be the plugin.
     Plugin(Options),
+    /// Run a command and fold its calls.
+    Supervise {
+        /// The command and its arguments.
+        command: Vec<OsString>,
+        /// `--log-level`.
+        log_level: Option<Level>,
+    },
     /// Print the help.
     Help,
     /// Print the version.
@@ -73,6 +86,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
         Options { socket: SOCKET.into(), socket_given: false, name, index, config: None, log_level: None };
     let mut parser = lexopt::Parser::from_args(arguments);
     let text = |e: lexopt::Error| e.to_string();
+    let mut begun = false;
     while let Some(argument) = parser.next().map_err(text)? {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
@@ -98,10 +112,36 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
                 let value = parser.value().and_then(|v| v.string()).map_err(text)?;
                 options.log_level = Some(Level::parse(&value)?);
             }
+            Value(word) if word == "supervise" && !begun => return supervise(parser),
+            other => return Err(other.unexpected().to_string()),
+        }
+        begun = true;
+    }
+    Ok(Command::Plugin(options))
+}
+
+/// What follows `supervise`.
+fn supervise(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let text = |e: lexopt::Error| e.to_string();
+    let (mut command, mut log_level) = (Vec::new(), None);
+    while let Some(argument) = parser.next().map_err(text)? {
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Long("log-level") => {
+                let value = parser.value().and_then(|v| v.string()).map_err(text)?;
+                log_level = Some(Level::parse(&value)?);
+            }
+            Value(word) => {
+                command.push(word);
+                command.extend(parser.raw_args().map_err(text)?);
+            }
             other => return Err(other.unexpected().to_string()),
         }
     }
-    Ok(Command::Plugin(options))
+    match command.is_empty() {
+        true => Err("supervise needs a command".into()),
+        false => Ok(Command::Supervise { command, log_level }),
+    }
 }
 
 /// `/opt/nri/plugins/00-uid-mapper` is index 00, name uid-mapper.
@@ -158,6 +198,20 @@ mod tests {
         assert_eq!(o, expected);
         assert_eq!(parsed(&["x", "-h", "--nonsense"]), Ok(Command::Help));
         assert_eq!(parsed(&["x", "-V"]), Ok(Command::Version));
+    }
+
+    #[test]
+    fn supervise_takes_a_command() {
+        let command = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        for words in [&["x", "supervise", "--", "a", "--help", "-x"][..], &["x", "supervise", "a", "--help", "-x"]] {
+            let expected = Command::Supervise { command: command(&["a", "--help", "-x"]), log_level: None };
+            assert_eq!(parsed(words), Ok(expected));
+        }
+        let expected = Command::Supervise { command: command(&["a"]), log_level: Some(Level::Debug) };
+        assert_eq!(parsed(&["x", "supervise", "--log-level", "debug", "--", "a"]), Ok(expected));
+        assert_eq!(parsed(&["x", "supervise"]).unwrap_err(), "supervise needs a command");
+        assert_eq!(parsed(&["x", "supervise", "--socket", "a"]).unwrap_err(), "invalid option '--socket'");
+        assert_eq!(parsed(&["x", "--name=n", "supervise", "a"]).unwrap_err(), "unexpected argument \"supervise\"");
     }
 
     #[test]

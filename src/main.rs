@@ -5,6 +5,7 @@ mod journal;
 mod map;
 mod nri;
 mod pod;
+mod supervise;
 mod sys;
 
 use std::env;
@@ -23,7 +24,7 @@ use nri::session::{self, Identity};
 fn main() -> ExitCode {
     match args::parse(env::args_os()) {
         Ok(command) => match run(command) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(status) => ExitCode::from(status),
             Err(message) => fail(&message, 1),
         },
         Err(message) => fail(&format!("{message}; see --help"), 2),
@@ -36,16 +37,18 @@ fn fail(message: &str, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-fn run(command: Command) -> Result<(), String> {
+fn run(command: Command) -> Result<u8, String> {
     let print = |text: &str| io::stdout().write_all(text.as_bytes()).map_err(|e| format!("cannot write: {e}"));
-    match command {
+    let done = match command {
         Command::Help => print(args::HELP),
         Command::Version => print(concat!("uid-nri-plugin ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Supervise { command, log_level } => return supervise::run(&command, log_level),
         Command::Plugin(options) => match env::var("NRI_PLUGIN_SOCKET") {
             Ok(fd) if !options.socket_given => launched(options, &fd),
             _ => external(options),
         },
-    }
+    };
+    done.map(|()| 0)
 }
 
 /// containerd has started us, and is at the other end of an inherited socket.

@@ -1,5 +1,6 @@
 //! Files by directory descriptor and single name, so that no path is ever resolved twice.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -95,6 +96,17 @@ pub fn file_system(fd: &OwnedFd) -> io::Result<i64> {
     // SAFETY: `fd` is open and `out` is a statfs of ours that the kernel fills during the call.
     retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), &mut out) }.into())?;
     Ok(out.f_type as i64)
+}
+
+/// The number of a namespace, from the text of its link `/proc/PID/ns/user` (`user:[4026531837]`). Following the link
+/// instead makes the kernel build an inode each time.
+pub fn namespace_number(dir: BorrowedFd, path: &CStr) -> io::Result<u64> {
+    let mut text = [0u8; 64];
+    let (start, size) = (text.as_mut_ptr().cast(), text.len());
+    // SAFETY: `path` is NUL-terminated and only read; the kernel writes at most `size` bytes into `text`.
+    let length = cerr(unsafe { libc::readlinkat(dir.as_raw_fd(), path.as_ptr(), start, size) } as libc::c_long)?;
+    let digits = text[..length as usize].iter().filter(|b| b.is_ascii_digit());
+    Ok(digits.fold(0, |n: u64, b| n.wrapping_mul(10) + u64::from(b - b'0')))
 }
 
 /// How many names a directory still has; 0 once it is removed.

@@ -5,9 +5,13 @@
 #![allow(unsafe_code)]
 
 pub mod file;
+pub mod identity;
 pub mod lock;
 pub mod mount;
 pub mod ns;
+pub mod process;
+pub mod ptrace;
+pub mod seccomp;
 pub mod socket;
 
 use std::ffi::CString;

@@ -1,0 +1,240 @@
+//! chown of an id that the node lacks: done here, as the caller, with the id's place.
+//!
+//! The kernel decides whether the caller may: the one call is made with its file-system ids, groups and file
+//! capabilities, from its root and its working directory, on the path that it gave. No path is joined or looked at.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::caller::{Ids, Node, Proc, Status};
+use super::calls::Op;
+use super::{Kind, NO_CHANGE};
+use crate::sys::identity::{self, Identity, Last};
+use crate::sys::process;
+use crate::sys::seccomp::{Answer, Notification};
+
+/// What a worker has of its own.
+pub struct Own {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its root.
+    pub root: OwnedFd,
+}
+
+/// What is to be changed. It lives on one stack for one call: no allocation for the path.
+#[allow(clippy::large_enum_variant)]
+enum Target {
+    /// What an open descriptor of the caller refers to, as fchown(2) takes it.
+    Descriptor(OwnedFd),
+    /// The same, as AT_EMPTY_PATH takes it.
+    Place(OwnedFd),
+    /// What a path leads to from the caller's working directory or another one.
+    Path { path: Path, from: OwnedFd, last: Last },
+}
+
+/// A path of a caller, with its NUL.
+struct Path {
+    bytes: [u8; PATH_MAX],
+    length: usize,
+}
+
+/// The most bytes of a path, its NUL among them.
+const PATH_MAX: usize = 4096;
+
+impl Path {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// Errors of the kernel are the caller's; None: the kernel is to decide.
+type Outcome = io::Result<Option<()>>;
+
+/// Folds one call. `valid` says whether its caller still waits.
+pub fn fold(
+    n: &Notification,
+    op: Op,
+    ids: [u32; 2],
+    (proc, node, own): (&Proc, &Node, &Own),
+    valid: impl Fn() -> bool,
+) -> Answer {
+    match try_fold(n, op, ids, (proc, node, own), valid) {
+        Ok(Some(())) => Answer::Done,
+        Ok(None) => Answer::Continue,
+        Err(e) => Answer::Errno(e.raw_os_error().unwrap_or(libc::EINVAL)),
+    }
+}
+
+fn try_fold(
+    n: &Notification,
+    op: Op,
+    [uid, gid]: [u32; 2],
+    (proc, node, own): (&Proc, &Node, &Own),
+    valid: impl Fn() -> bool,
+) -> Outcome {
+    let theirs = Ids::of(proc, n.tid)?;
+    let known = |kind, id| id == NO_CHANGE || theirs.knows(node, kind, id);
+    if known(Kind::User, uid) && known(Kind::Group, gid) {
+        return Ok(None);
+    }
+    let place = |kind, id| if id == NO_CHANGE { id } else { theirs.place(node, kind, id).0 };
+    let (uid, gid) = (place(Kind::User, uid), place(Kind::Group, gid));
+
+    let status = Status::of(proc, n.tid)?;
+    let target = target(n, op, proc, status.process)?;
+    let root = proc.place(n.tid, "root")?;
+    if !valid() {
+        // Whatever was read may be another thread's; nobody waits for the answer.
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    match target {
+        Target::Descriptor(fd) => as_caller(own, &status.identity, None, || identity::fchown(fd.as_fd(), uid, gid))?,
+        Target::Place(fd) => as_caller(own, &status.identity, None, || identity::chown(fd.as_fd(), uid, gid))?,
+        Target::Path { path, from, last } => {
+            let path =
+                CStr::from_bytes_with_nul(path.bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
+            let change = || identity::chown(identity::find(path, last)?.as_fd(), uid, gid);
+            match as_caller(own, &status.identity, Some((&root, &from)), change) {
+                // A magic link leads to what its reader has open, and the reader was to be the caller.
+                Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(None),
+                result => result?,
+            }
+        }
+    }
+    Ok(Some(()))
+}
+
+fn target(n: &Notification, op: Op, proc: &Proc, process: u32) -> io::Result<Target> {
+    const KNOWN_FLAGS: i32 = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
+    let descriptor = || process::copy_descriptor(n.tid, process, n.args[0] as i32);
+    let here = || proc.place(n.tid, "cwd");
+    // To us these paths would mean descriptors of our own.
+    let by_path = |path: Path, from, last| match own_descriptor(path.bytes(), last) {
+        Some(number) => Ok(Target::Place(process::copy_descriptor(n.tid, process, number)?)),
+        None => Ok(Target::Path { path, from, last }),
+    };
+    match op {
+        Op::Fchown => Ok(Target::Descriptor(descriptor()?)),
+        Op::Fchownat => {
+            let flags = n.args[4] as i32;
+            if flags & !KNOWN_FLAGS != 0 {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            let is_here = n.args[0] as i32 == libc::AT_FDCWD;
+            // With AT_EMPTY_PATH, no path is as good as an empty one (Linux 6.11).
+            let path = match (n.args[1], flags & libc::AT_EMPTY_PATH) {
+                (0, 1..) => Path { bytes: [0; PATH_MAX], length: 1 },
+                (address, _) => path_at(n.tid, address)?,
+            };
+            if path.bytes() == [0] && flags & libc::AT_EMPTY_PATH != 0 {
+                return Ok(Target::Place(if is_here { here()? } else { descriptor()? }));
+            }
+            // Where an absolute path starts from does not matter, so it need not exist.
+            let from = if is_here || path.bytes[0] == b'/' { here()? } else { directory(descriptor()?)? };
+            let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Itself } else { Last::Follow };
+            by_path(path, from, last)
+        }
+        _ => {
+            let last = if op == Op::Lchown { Last::Itself } else { Last::Follow };
+            by_path(path_at(n.tid, n.args[0])?, here()?, last)
+        }
+    }
+}
+
+/// ENOTDIR as the kernel would say it, before our thread's directory is changed.
+fn directory(fd: OwnedFd) -> io::Result<OwnedFd> {
+    match std::fs::File::from(fd.try_clone()?).metadata()?.is_dir() {
+        true => Ok(fd),
+        false => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+    }
+}
+
+/// The path at an address, with its NUL. Read once: what the caller's other threads make of it later does not matter.
+fn path_at(tid: u32, address: u64) -> io::Result<Path> {
+    const PAGE: usize = 4096;
+    let mut path = Path { bytes: [0; PATH_MAX], length: 0 };
+    while path.length < PATH_MAX {
+        let begun = path.length;
+        let at = address.checked_add(begun as u64).ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
+        // Not across a page's end: the next one may not be there. A short piece first: most paths are short.
+        let to_page_end = PAGE - at as usize % PAGE;
+        let piece = to_page_end.min(PATH_MAX - begun).min(if begun == 0 { 256 } else { PAGE });
+        let read = process::read_memory(tid, at, &mut path.bytes[begun..begun + piece])?;
+        path.length += read;
+        if let Some(end) = path.bytes[begun..path.length].iter().position(|b| *b == 0) {
+            path.length = begun + end + 1;
+            return Ok(path);
+        }
+        if read == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+}
+
+/// The descriptor of its own that a caller means by one of the usual paths.
+fn own_descriptor(path: &[u8], last: Last) -> Option<i32> {
+    let path = std::str::from_utf8(path.strip_suffix(&[0])?).ok().filter(|_| last == Last::Follow)?;
+    match path {
+        "/dev/stdin" => return Some(0),
+        "/dev/stdout" => return Some(1),
+        "/dev/stderr" => return Some(2),
+        _ => {}
+    }
+    let number = ["/proc/self/fd/", "/proc/thread-self/fd/", "/dev/fd/"].iter().find_map(|p| path.strip_prefix(p))?;
+    number.parse().ok().filter(|n: &i32| number.bytes().all(|b| b.is_ascii_digit()) && *n >= 0)
+}
+
+/// Does something with a caller's rights and, if given, from its root and directory. Everything is taken back on every
+/// path; a worker that cannot do that must not go on.
+fn as_caller(
+    own: &Own,
+    who: &Identity,
+    places: Option<(&OwnedFd, &OwnedFd)>,
+    work: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let entered = places.map_or(Ok(()), |(root, from)| identity::enter(root.as_fd(), from.as_fd()));
+    let result = entered.and_then(|()| identity::assume(who, &own.identity)).and_then(|()| work());
+    let back = identity::resume(who, &own.identity);
+    let back = back.and_then(|()| places.map_or(Ok(()), |_| identity::enter(own.root.as_fd(), own.root.as_fd())));
+    if let Err(e) = back {
+        eprintln!("uid-nri-plugin: a worker cannot take its own rights back: {e}");
+        std::process::abort();
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_paths_of_own_descriptors() {
+        let of = |path: &CStr| own_descriptor(path.to_bytes_with_nul(), Last::Follow);
+        assert_eq!(of(c"/proc/self/fd/7"), Some(7));
+        assert_eq!(of(c"/proc/thread-self/fd/0"), Some(0));
+        assert_eq!(of(c"/dev/fd/12"), Some(12));
+        assert_eq!(of(c"/dev/stdout"), Some(1));
+        for path in [c"/proc/self/fd/", c"/proc/self/fd/+1", c"/proc/self/fd/-1", c"/proc/self/fd/1/x", c"/proc/1/fd/1"]
+        {
+            assert_eq!(of(path), None, "{path:?}");
+        }
+        assert_eq!(own_descriptor(b"/dev/fd/1\0", Last::Itself), None);
+    }
+
+    #[test]
+    fn paths_are_read_whole_or_not() {
+        let tid = std::process::id();
+        let at = |address| path_at(tid, address).map(|p| p.bytes().to_vec()).map_err(|e| e.raw_os_error());
+        let read = |bytes: &[u8]| at(bytes.as_ptr() as u64);
+        assert_eq!(read(b"/etc/x\0rest"), Ok(b"/etc/x\0".to_vec()));
+        assert_eq!(read(b"\0"), Ok(vec![0]));
+        let mut long = vec![b'a'; 4095];
+        long.push(0);
+        assert_eq!(read(&long), Ok(long.clone()));
+        assert_eq!(read(&[b'a'; 5000]), Err(Some(libc::ENAMETOOLONG)));
+        assert_eq!(at(0), Err(Some(libc::EFAULT)));
+        assert_eq!(at(u64::MAX - 2), Err(Some(libc::EFAULT)));
+    }
+}

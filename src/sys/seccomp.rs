@@ -1,0 +1,120 @@
+//! seccomp user notification (`seccomp_unotify(2)`).
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use super::{cerr, owned};
+use crate::supervise::filter::Insn;
+
+const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+const FLAG_SPEC_ALLOW: libc::c_ulong = 1 << 2;
+const FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
+const FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+// linux/seccomp.h: _IOWR('!', 0, struct seccomp_notif) and so on.
+const NOTIF_RECV: u32 = 0xc050_2100;
+const NOTIF_SEND: u32 = 0xc018_2101;
+const NOTIF_ID_VALID: u32 = 0x4008_2102;
+const NOTIF_SET_FLAGS: u32 = 0x4008_2104;
+const FD_SYNC_WAKE_UP: libc::c_ulong = 1;
+const NOTIF_FLAG_CONTINUE: u32 = 1;
+
+/// A call that waits for an answer (struct seccomp_notif).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Notification {
+    /// What an answer names it by.
+    pub id: u64,
+    /// The thread, as our pid namespace names it.
+    pub tid: u32,
+    flags: u32,
+    /// The call's number.
+    pub nr: u32,
+    /// AUDIT_ARCH_*.
+    pub arch: u32,
+    ip: u64,
+    /// The call's arguments, as the registers have them.
+    pub args: [u64; 6],
+}
+
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+/// What a caller gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The kernel makes the call as it is.
+    Continue,
+    /// Success, without the call.
+    Done,
+    /// This errno.
+    Errno(i32),
+    /// The call is made again from the start, once the thread gets back to user space (ERESTARTNOINTR).
+    Restart,
+}
+
+/// Filters this thread and all that come of it; returns what notifications arrive on. Not undone by exec(2).
+/// Leaves no_new_privs alone, so it takes CAP_SYS_ADMIN in the user namespace.
+pub fn install(program: &[Insn]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Program {
+        length: libc::c_ushort,
+        first: *const Insn,
+    }
+    let length = program.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = Program { length, first: program.as_ptr() };
+    let with = |flags: libc::c_ulong| {
+        // SAFETY: `program` describes a live slice of instructions that the kernel copies during the call.
+        owned(cerr(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }))
+    };
+    let flags = FLAG_NEW_LISTENER | FLAG_SPEC_ALLOW;
+    match with(flags | FLAG_WAIT_KILLABLE_RECV) {
+        // Before Linux 5.19.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => with(flags),
+        result => result,
+    }
+}
+
+/// Has a caller and whoever serves it run on one processor in turn, where the kernel can (Linux 6.6).
+pub fn wake_in_turn(listener: BorrowedFd) {
+    // SAFETY: this request takes an integer. A kernel that does not know it says EINVAL, and nothing is lost.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS as libc::Ioctl, FD_SYNC_WAKE_UP) };
+}
+
+/// Waits for the next call. ENOENT: its caller died meanwhile.
+pub fn receive(listener: BorrowedFd) -> io::Result<Notification> {
+    let mut n = Notification::default();
+    // SAFETY: the request's number has the size of `n`, which the kernel wants zeroed, and fills.
+    cerr(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as libc::Ioctl, &raw mut n) }.into())?;
+    Ok(n)
+}
+
+/// Answers. ENOENT: the caller is gone, or was interrupted.
+pub fn send(listener: BorrowedFd, id: u64, answer: Answer) -> io::Result<()> {
+    let (error, flags) = match answer {
+        Answer::Continue => (0, NOTIF_FLAG_CONTINUE),
+        Answer::Done => (0, 0),
+        Answer::Errno(errno) => (-errno, 0),
+        Answer::Restart => (-super::ptrace::ERESTARTNOINTR, 0),
+    };
+    let response = Response { id, value: 0, error, flags };
+    // SAFETY: the request's number has the size of `response`, which the kernel only reads.
+    cerr(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as libc::Ioctl, &raw const response) }.into()).map(drop)
+}
+
+/// Whether the caller still waits. While it does, its thread id is its own.
+pub fn is_waiting(listener: BorrowedFd, id: u64) -> bool {
+    // SAFETY: the request takes a pointer to the id, which is only read.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID as libc::Ioctl, &raw const id) == 0 }
+}
+
+/// Waits until no process is left that the filter is on.
+pub fn wait_for_last(listener: BorrowedFd) {
+    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: `poll` is one pollfd of ours. POLLHUP is told unasked.
+    while unsafe { libc::poll(&mut poll, 1, -1) } <= 0 {}
+}
