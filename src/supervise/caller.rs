@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use super::Kind;
 use crate::map::idmap::IdMap;
 use crate::map::pool::{NodeId, NodeIds};
+use crate::map::ranges::Ranges;
 use crate::sys::identity::Identity;
 use crate::sys::{file, process};
 
@@ -146,7 +147,7 @@ pub enum Ids {
 
 impl Ids {
     /// Those of a thread.
-    pub fn of(proc: &Proc, tid: u32) -> io::Result<Ids> {
+    pub fn of(proc: &Proc, node: &Node, tid: u32) -> io::Result<Ids> {
         let theirs = proc.namespace(tid, "user")?;
         if theirs == proc.user {
             return Ok(Ids::Node);
@@ -158,7 +159,13 @@ impl Ids {
         let map = |name| {
             IdMap::parse(&proc.read(tid, name)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
         };
-        Ok(Ids::Pinned { uids: map("uid_map")?, gids: map("gid_map")? })
+        let (uids, gids) = (map("uid_map")?, map("gid_map")?);
+        // The plugin's maps have a name for each of the node's ids. Only then do capabilities in that namespace reach as
+        // far as the same ones in the node's (capable_wrt_inode_uidgid), which is what we act with.
+        match covers(&uids, &node.uids) && covers(&gids, &node.gids) {
+            true => Ok(Ids::Pinned { uids, gids }),
+            false => Ok(Ids::Foreign),
+        }
     }
 
     /// Whether the kernel knows an id of the caller by itself.
@@ -206,13 +213,21 @@ fn inside(map: &IdMap, id: u32) -> Option<u32> {
     Some(e.inside + (id - e.outside))
 }
 
+/// Whether a map has a name for all of the node's ids.
+fn covers(map: &IdMap, ids: &NodeIds) -> bool {
+    let named = map.extents().iter().map(|e| e.outside..=e.outside + (e.count - 1)).collect();
+    Ranges::new(named) == *ids.ids()
+}
+
 /// Whether the plugin has pinned this namespace. Asked with the supervisor's own root, never with a caller's.
 fn is_pinned(namespace: u64) -> bool {
+    let Ok(own) = fs::metadata("/proc/self/ns/user") else { return false };
+    let is_it = |m: fs::Metadata| (m.dev(), m.ino()) == (own.dev(), namespace);
     let list = |path: &std::path::Path| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
     let pods = std::path::Path::new(crate::pod::rundir::PATH).join("pods");
-    list(&pods).flat_map(|pod| list(&pod).collect::<Vec<_>>()).any(|path| {
-        path.extension().is_some_and(|e| e == "user") && fs::symlink_metadata(&path).is_ok_and(|m| m.ino() == namespace)
-    })
+    list(&pods)
+        .flat_map(|pod| list(&pod).collect::<Vec<_>>())
+        .any(|path| path.extension().is_some_and(|e| e == "user") && fs::symlink_metadata(&path).is_ok_and(is_it))
 }
 
 #[cfg(test)]
@@ -245,5 +260,7 @@ mod tests {
         assert_eq!(pinned.fold(&node, k, 10001 + 2048), Some(10001));
         assert_eq!(Ids::Node.fold(&node, k, 50000), Some(848));
         assert!(Ids::Foreign.knows(&node, k, 50000));
+        assert!(covers(&map(), &node.uids));
+        assert!(!covers(&IdMap::parse("0 0 1809\n1810 1810 238\n").unwrap(), &node.uids));
     }
 }

@@ -3,16 +3,18 @@
 //! The kernel decides whether the caller may: the one call is made with its file-system ids, groups and file
 //! capabilities, from its root and its working directory, on the path that it gave. No path is joined or looked at.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use super::caller::{Ids, Node, Proc, Status};
 use super::calls::Op;
 use super::{Kind, NO_CHANGE};
 use crate::sys::identity::{self, Identity, Last};
-use crate::sys::process;
 use crate::sys::seccomp::{Answer, Notification};
+use crate::sys::{file, process};
 
 /// What a worker has of its own.
 pub struct Own {
@@ -73,7 +75,7 @@ fn try_fold(
     (proc, node, own): (&Proc, &Node, &Own),
     valid: impl Fn() -> bool,
 ) -> Outcome {
-    let theirs = Ids::of(proc, n.tid)?;
+    let theirs = Ids::of(proc, node, n.tid)?;
     let known = |kind, id| id == NO_CHANGE || theirs.knows(node, kind, id);
     if known(Kind::User, uid) && known(Kind::Group, gid) {
         return Ok(None);
@@ -94,11 +96,27 @@ fn try_fold(
         Target::Path { path, from, last } => {
             let path =
                 CStr::from_bytes_with_nul(path.bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
-            let change = || identity::chown(identity::find(path, last)?.as_fd(), uid, gid);
-            match as_caller(own, &status.identity, Some((&root, &from)), change) {
-                // A magic link leads to what its reader has open, and the reader was to be the caller.
-                Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(None),
-                result => result?,
+            // To us such a path would mean a descriptor of our own.
+            let named = Named::of(path, last).map(|named| (named, named.copy(n.tid, status.process)));
+            if named.is_some() && !valid() {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            let not_found = Cell::new(false);
+            let change = || match named {
+                Some((named, copy)) if named.is_real() => identity::chown(copy?.as_fd(), uid, gid),
+                _ => match identity::find(Some(from.as_fd()), path, last) {
+                    Ok(file) => identity::chown(file.as_fd(), uid, gid),
+                    // The kernel looks for the file before it looks at the ids, so its own error is the right one. And a
+                    // magic link (ELOOP) leads to what its reader has open: the reader has to be the caller.
+                    Err(_) => {
+                        not_found.set(true);
+                        Ok(())
+                    }
+                },
+            };
+            as_caller(own, &status.identity, Some(&root), change)?;
+            if not_found.get() {
+                return Ok(None);
             }
         }
     }
@@ -109,11 +127,6 @@ fn target(n: &Notification, op: Op, proc: &Proc, process: u32) -> io::Result<Tar
     const KNOWN_FLAGS: i32 = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     let descriptor = || process::copy_descriptor(n.tid, process, n.args[0] as i32);
     let here = || proc.place(n.tid, "cwd");
-    // To us these paths would mean descriptors of our own.
-    let by_path = |path: Path, from, last| match own_descriptor(path.bytes(), last) {
-        Some(number) => Ok(Target::Place(process::copy_descriptor(n.tid, process, number)?)),
-        None => Ok(Target::Path { path, from, last }),
-    };
     match op {
         Op::Fchown => Ok(Target::Descriptor(descriptor()?)),
         Op::Fchownat => {
@@ -122,31 +135,22 @@ fn target(n: &Notification, op: Op, proc: &Proc, process: u32) -> io::Result<Tar
                 return Err(io::Error::from_raw_os_error(libc::EINVAL));
             }
             let is_here = n.args[0] as i32 == libc::AT_FDCWD;
-            // With AT_EMPTY_PATH, no path is as good as an empty one (Linux 6.11).
-            let path = match (n.args[1], flags & libc::AT_EMPTY_PATH) {
-                (0, 1..) => Path { bytes: [0; PATH_MAX], length: 1 },
-                (address, _) => path_at(n.tid, address)?,
-            };
-            if path.bytes() == [0] && flags & libc::AT_EMPTY_PATH != 0 {
+            let path = path_at(n.tid, n.args[1])?;
+            if path.bytes() == [0] {
+                if flags & libc::AT_EMPTY_PATH == 0 {
+                    return Err(io::Error::from_raw_os_error(libc::ENOENT));
+                }
                 return Ok(Target::Place(if is_here { here()? } else { descriptor()? }));
             }
             // Where an absolute path starts from does not matter, so it need not exist.
-            let from = if is_here || path.bytes[0] == b'/' { here()? } else { directory(descriptor()?)? };
+            let from = if is_here || path.bytes[0] == b'/' { here()? } else { descriptor()? };
             let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Itself } else { Last::Follow };
-            by_path(path, from, last)
+            Ok(Target::Path { path, from, last })
         }
         _ => {
             let last = if op == Op::Lchown { Last::Itself } else { Last::Follow };
-            by_path(path_at(n.tid, n.args[0])?, here()?, last)
+            Ok(Target::Path { path: path_at(n.tid, n.args[0])?, from: here()?, last })
         }
-    }
-}
-
-/// ENOTDIR as the kernel would say it, before our thread's directory is changed.
-fn directory(fd: OwnedFd) -> io::Result<OwnedFd> {
-    match std::fs::File::from(fd.try_clone()?).metadata()?.is_dir() {
-        true => Ok(fd),
-        false => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
     }
 }
 
@@ -173,31 +177,73 @@ fn path_at(tid: u32, address: u64) -> io::Result<Path> {
     Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
 }
 
-/// The descriptor of its own that a caller means by one of the usual paths.
-fn own_descriptor(path: &[u8], last: Last) -> Option<i32> {
-    let path = std::str::from_utf8(path.strip_suffix(&[0])?).ok().filter(|_| last == Last::Follow)?;
-    match path {
-        "/dev/stdin" => return Some(0),
-        "/dev/stdout" => return Some(1),
-        "/dev/stderr" => return Some(2),
-        _ => {}
-    }
-    let number = ["/proc/self/fd/", "/proc/thread-self/fd/", "/dev/fd/"].iter().find_map(|p| path.strip_prefix(p))?;
-    number.parse().ok().filter(|n: &i32| number.bytes().all(|b| b.is_ascii_digit()) && *n >= 0)
+/// A descriptor of its own that a caller may mean by one of the usual paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Named {
+    number: i32,
+    /// Of the thread; else of its process.
+    thread: bool,
+    /// The link on the way to /proc that has to be there, and where it has to lead.
+    link: Option<(&'static CStr, &'static str)>,
 }
 
-/// Does something with a caller's rights and, if given, from its root and directory. Everything is taken back on every
+impl Named {
+    fn of(path: &CStr, last: Last) -> Option<Named> {
+        let path = path.to_str().ok().filter(|_| last == Last::Follow)?;
+        let named = |number, thread, link| Some(Named { number, thread, link });
+        match path {
+            "/dev/stdin" => return named(0, false, Some((c"/dev/stdin", "/proc/self/fd/0"))),
+            "/dev/stdout" => return named(1, false, Some((c"/dev/stdout", "/proc/self/fd/1"))),
+            "/dev/stderr" => return named(2, false, Some((c"/dev/stderr", "/proc/self/fd/2"))),
+            _ => {}
+        }
+        let number = |prefix| {
+            let text: &str = path.strip_prefix(prefix)?;
+            // As proc names them: no sign, no leading zero.
+            text.parse().ok().filter(|n: &i32| *n >= 0 && n.to_string() == text)
+        };
+        if let Some(n) = number("/dev/fd/") {
+            return named(n, false, Some((c"/dev/fd", "/proc/self/fd")));
+        }
+        match (number("/proc/self/fd/"), number("/proc/thread-self/fd/")) {
+            (Some(n), _) => named(n, false, None),
+            (_, Some(n)) => named(n, true, None),
+            _ => None,
+        }
+    }
+
+    /// The caller's descriptor of this number; ENOENT if it has none, as there is no such name then.
+    fn copy(&self, tid: u32, process: u32) -> io::Result<OwnedFd> {
+        let owner = if self.thread { tid } else { process };
+        process::copy_descriptor(owner, process, self.number).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBADF) => io::Error::from_raw_os_error(libc::ENOENT),
+            _ => e,
+        })
+    }
+
+    /// Whether it is what it seems, to be asked from the caller's root: it may be a plain file there.
+    fn is_real(&self) -> bool {
+        let proc = identity::find(None, c"/proc", Last::Follow).and_then(|fd| file::file_system(&fd));
+        proc.is_ok_and(|magic| magic == file::PROC_MAGIC)
+            && self.link.is_none_or(|(link, to)| {
+                let path = std::path::Path::new(std::ffi::OsStr::from_bytes(link.to_bytes()));
+                std::fs::read_link(path).is_ok_and(|target| target == std::path::Path::new(to))
+            })
+    }
+}
+
+/// Does something with a caller's rights and, if given, from its root. Everything is taken back on every
 /// path; a worker that cannot do that must not go on.
 fn as_caller(
     own: &Own,
     who: &Identity,
-    places: Option<(&OwnedFd, &OwnedFd)>,
+    root: Option<&OwnedFd>,
     work: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    let entered = places.map_or(Ok(()), |(root, from)| identity::enter(root.as_fd(), from.as_fd()));
+    let entered = root.map_or(Ok(()), |root| identity::enter(root.as_fd()));
     let result = entered.and_then(|()| identity::assume(who, &own.identity)).and_then(|()| work());
     let back = identity::resume(who, &own.identity);
-    let back = back.and_then(|()| places.map_or(Ok(()), |_| identity::enter(own.root.as_fd(), own.root.as_fd())));
+    let back = back.and_then(|()| root.map_or(Ok(()), |_| identity::enter(own.root.as_fd())));
     if let Err(e) = back {
         eprintln!("uid-nri-plugin: a worker cannot take its own rights back: {e}");
         std::process::abort();
@@ -211,16 +257,16 @@ mod tests {
 
     #[test]
     fn usual_paths_of_own_descriptors() {
-        let of = |path: &CStr| own_descriptor(path.to_bytes_with_nul(), Last::Follow);
-        assert_eq!(of(c"/proc/self/fd/7"), Some(7));
-        assert_eq!(of(c"/proc/thread-self/fd/0"), Some(0));
-        assert_eq!(of(c"/dev/fd/12"), Some(12));
-        assert_eq!(of(c"/dev/stdout"), Some(1));
-        for path in [c"/proc/self/fd/", c"/proc/self/fd/+1", c"/proc/self/fd/-1", c"/proc/self/fd/1/x", c"/proc/1/fd/1"]
+        let of = |path: &CStr| Named::of(path, Last::Follow).map(|n| (n.number, n.thread));
+        assert_eq!(of(c"/proc/self/fd/7"), Some((7, false)));
+        assert_eq!(of(c"/proc/thread-self/fd/0"), Some((0, true)));
+        assert_eq!(of(c"/dev/fd/12"), Some((12, false)));
+        assert_eq!(of(c"/dev/stdout"), Some((1, false)));
+        for path in [c"/proc/self/fd/", c"/proc/self/fd/+1", c"/proc/self/fd/-1", c"/proc/self/fd/01", c"/proc/1/fd/1"]
         {
             assert_eq!(of(path), None, "{path:?}");
         }
-        assert_eq!(own_descriptor(b"/dev/fd/1\0", Last::Itself), None);
+        assert_eq!(Named::of(c"/dev/fd/1", Last::Itself), None);
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub fn run(command: &[OsString], log_level: Option<Level>) -> Result<u8, String>
     let node = read_node()?;
     let filter = filter::program(&node.uids, &node.gids, &calls::HERE);
     let (ours, theirs) = UnixStream::pair().map_err(|e| format!("cannot make a socket: {e}"))?;
+    if fs::read_link("/proc/self").ok().and_then(|p| p.to_str()?.parse().ok()) != Some(std::process::id()) {
+        return Err("/proc is not that of this pid namespace: mount one first".into());
+    }
     process::block_signals().map_err(|e| format!("cannot block signals: {e}"))?;
 
     let level = log_level.unwrap_or(Level::Info);
@@ -109,7 +112,8 @@ fn wait(child: u32, server: u32, level: Level) -> Result<u8, String> {
             libc::SIGCHLD => {
                 let ended: Vec<(u32, i32)> = std::iter::from_fn(process::reap).collect();
                 if let Some((_, status)) = ended.iter().find(|(pid, _)| *pid == child) {
-                    return Ok(process::exit_code(*status));
+                    let code = process::exit_code(*status);
+                    return Ok(if serving { code } else { code.max(1) });
                 }
                 // Status 0: nothing is left that the filter is on; the command is about to be reaped.
                 if let Some((_, 1..)) = ended.iter().find(|(pid, _)| *pid == server && serving) {

@@ -9,7 +9,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::caller::{Ids, Node, Proc};
+use super::caller::{Ids, Node, Proc, Status};
 use super::calls::{Call, Op};
 use super::{Kind, NO_CHANGE};
 use crate::sys::process;
@@ -18,6 +18,8 @@ use crate::sys::seccomp::{Answer, Notification};
 
 /// The most groups that setgroups takes (NGROUPS_MAX).
 const MAX_GROUPS: u64 = 65_536;
+/// What setgroups takes (capabilities(7)).
+const CAP_SETGID: u64 = 1 << 6;
 
 /// What the call is to be made with.
 pub enum Folded {
@@ -27,11 +29,28 @@ pub enum Folded {
     Array { address: u64, theirs: Vec<u8>, ours: Vec<u8> },
 }
 
+impl Folded {
+    /// Whether the filter stops the call once more when it is made with these: it cannot read an array, and it does not
+    /// know the names of a pinned namespace.
+    pub fn asks_again(&self, node: &Node) -> bool {
+        match self {
+            Folded::Array { .. } => true,
+            Folded::Arguments(ids) => ids
+                .iter()
+                .map(|id| *id as u32)
+                .any(|id| id != NO_CHANGE && !(node.of(Kind::User).contains(id) && node.of(Kind::Group).contains(id))),
+        }
+    }
+}
+
 /// Works out the ids. None: the kernel knows them all, or is to say what is wrong.
 pub fn plan(n: &Notification, call: Call, proc: &Proc, node: &Node) -> io::Result<Option<Folded>> {
-    let ids = Ids::of(proc, n.tid)?;
+    let ids = Ids::of(proc, node, n.tid)?;
+    if let Ids::Foreign = ids {
+        return Ok(None);
+    }
     match call.op {
-        Op::Groups => plan_groups(n, call.narrow, &ids, node),
+        Op::Groups => plan_groups(n, call.narrow, &ids, proc, node),
         Op::Uids(count) => Ok(plan_arguments(n, call.narrow, Kind::User, count, &ids, node)),
         Op::Gids(count) => Ok(plan_arguments(n, call.narrow, Kind::Group, count, &ids, node)),
         _ => Ok(None),
@@ -51,17 +70,18 @@ fn plan_arguments(n: &Notification, narrow: bool, kind: Kind, count: usize, ids:
     changed.then_some(Folded::Arguments(folded))
 }
 
-fn plan_groups(n: &Notification, narrow: bool, ids: &Ids, node: &Node) -> io::Result<Option<Folded>> {
+fn plan_groups(n: &Notification, narrow: bool, ids: &Ids, proc: &Proc, node: &Node) -> io::Result<Option<Folded>> {
     let (count, address) = (n.args[0] as u32 as u64, n.args[1]);
     if count > MAX_GROUPS {
         return Ok(None);
     }
     let width = if narrow { 2 } else { 4 };
     let mut theirs = vec![0; count as usize * width];
-    // A bad address is the kernel's to tell.
     let readable = process::read_memory(n.tid, address, &mut theirs).is_ok_and(|read| read == theirs.len());
     if !readable {
-        return Ok(None);
+        // The kernel would stumble over an unmapped id before it comes to the end of what is there.
+        let may = Status::of(proc, n.tid)?.identity.capabilities & CAP_SETGID != 0;
+        return if may { Err(io::Error::from_raw_os_error(libc::EFAULT)) } else { Ok(None) };
     }
     let mut ours = theirs.clone();
     let mut changed = false;
@@ -89,6 +109,8 @@ pub enum End {
     Again,
     /// Somebody traces the thread already.
     Traced,
+    /// It was killed while we had it: the thread that served it must end, so that its parent can reap it.
+    Killed,
 }
 
 /// Makes the call. `answer` answers the notification, `valid` says whether the caller still waits, and `over` is told
@@ -103,28 +125,22 @@ pub fn fold(
 ) -> End {
     match ptrace::seize(n.tid) {
         Ok(()) => {}
-        Err(e) => {
+        Err(_) => {
             over();
-            return if e.raw_os_error() == Some(libc::ESRCH) { End::Again } else { End::Traced };
+            // A dying thread says EPERM as well.
+            return if valid() { End::Traced } else { End::Again };
         }
     }
     let mut held = Held { tid: n.tid, signal: 0 };
     let end = held.begin(n, folded, proc, answer, valid).unwrap_or(End::Again);
     over();
-    end
+    if ptrace::detach(held.tid, held.signal) { end } else { End::Killed }
 }
 
-/// A thread that we trace; let go when dropped, with the signal that it was about to get.
+/// A thread that we trace, and the signal that it was about to get.
 struct Held {
     tid: u32,
     signal: i32,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // It fails where the thread is gone.
-        let _ = ptrace::detach(self.tid, self.signal);
-    }
 }
 
 impl Held {
@@ -179,8 +195,15 @@ impl Held {
                 }
             }
             Folded::Array { address, theirs, ours } => {
-                let memory = proc.memory(self.tid)?;
-                memory.write_all_at(ours, *address)?;
+                let memory = proc.memory(self.tid);
+                let memory = memory.and_then(|memory| memory.write_all_at(ours, *address).map(|()| memory));
+                let Ok(memory) = memory else {
+                    // An array in shared read-only memory, or a kernel that lets nobody write there. Asking again would
+                    // never end.
+                    regs.end_with(libc::EFAULT);
+                    regs.write(self.tid)?;
+                    return Ok(End::Again);
+                };
                 let back = || memory.write_all_at(theirs, *address);
                 let result = self.finish_call(|_| back());
                 // Whether it was made or not: other threads of the process may be about to read the array.

@@ -30,13 +30,12 @@ pub fn own_directories() -> io::Result<()> {
     cerr(unsafe { libc::unshare(libc::CLONE_FS) }.into()).map(drop)
 }
 
-/// Makes `root` this thread's root, and `directory` its working directory.
-pub fn enter(root: BorrowedFd, directory: BorrowedFd) -> io::Result<()> {
-    // SAFETY: both descriptors are open, and "." is a constant string.
+/// Makes a directory this thread's root and working directory.
+pub fn enter(root: BorrowedFd) -> io::Result<()> {
+    // SAFETY: `root` is open, and "." is a constant string.
     unsafe {
         cerr(libc::fchdir(root.as_raw_fd()).into())?;
-        cerr(libc::chroot(c".".as_ptr()).into())?;
-        cerr(libc::fchdir(directory.as_raw_fd()).into()).map(drop)
+        cerr(libc::chroot(c".".as_ptr()).into()).map(drop)
     }
 }
 
@@ -121,8 +120,9 @@ pub enum Last {
     Itself,
 }
 
-/// Finds a file as this thread's identity may; ELOOP if the way leads through a magic link such as `/proc/PID/root`.
-pub fn find(path: &std::ffi::CStr, last: Last) -> io::Result<std::os::fd::OwnedFd> {
+/// Finds a file as this thread's identity may, a relative path from `from` (None: the working directory). ELOOP if the way
+/// leads through a magic link such as `/proc/PID/root`.
+pub fn find(from: Option<BorrowedFd>, path: &std::ffi::CStr, last: Last) -> io::Result<std::os::fd::OwnedFd> {
     #[repr(C)]
     struct OpenHow {
         flags: u64,
@@ -134,8 +134,9 @@ pub fn find(path: &std::ffi::CStr, last: Last) -> io::Result<std::os::fd::OwnedF
     let flags = (libc::O_PATH | libc::O_CLOEXEC | no_follow) as u64;
     let how = OpenHow { flags, mode: 0, resolve: RESOLVE_NO_MAGICLINKS };
     let (how, size) = (&raw const how, size_of::<OpenHow>());
+    let from = from.map_or(libc::AT_FDCWD, |fd| fd.as_raw_fd());
     // SAFETY: `path` is NUL-terminated and `how` of the given size; both are only read during the call.
-    super::owned(cerr(unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), how, size) }))
+    super::owned(cerr(unsafe { libc::syscall(libc::SYS_openat2, from, path.as_ptr(), how, size) }))
 }
 
 /// Changes the owner of what a descriptor, of whatever kind, refers to. 2^32-1 is "no change".
@@ -145,8 +146,8 @@ pub fn chown(file: BorrowedFd, uid: u32, gid: u32) -> io::Result<()> {
     cerr(unsafe { libc::fchownat(file.as_raw_fd(), empty.as_ptr(), uid, gid, libc::AT_EMPTY_PATH) }.into()).map(drop)
 }
 
-/// The same as fchown(2) does it: EBADF for a descriptor that was opened with O_PATH.
+/// The same as fchown(2) does it: EBADF for a descriptor that was opened with O_PATH. musl's own goes on from there.
 pub fn fchown(file: BorrowedFd, uid: u32, gid: u32) -> io::Result<()> {
-    // SAFETY: `file` is open.
-    cerr(unsafe { libc::fchown(file.as_raw_fd(), uid, gid) }.into()).map(drop)
+    // SAFETY: `file` is open; integers otherwise.
+    cerr(unsafe { libc::syscall(libc::SYS_fchown, file.as_raw_fd(), uid, gid) }).map(drop)
 }

@@ -123,6 +123,8 @@ pub const FORWARDED: [i32; 7] =
 /// inherit this; a command that std starts does not.
 pub fn block_signals() -> io::Result<()> {
     let set = signals();
+    // SAFETY: a valid signal. Inherited as ignored, children would vanish without one.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: `set` is a signal set of ours; the old one is not wanted.
     cerr(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) }.into()).map(drop)
 }

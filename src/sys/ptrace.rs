@@ -12,6 +12,9 @@ pub const ERESTARTSYS: i32 = 512;
 
 const PTRACE_EVENT_STOP: i32 = 128;
 
+/// Threads of every kind, but only those that the calling thread traces.
+const OURS: libc::c_int = libc::__WALL | libc::__WNOTHREAD;
+
 /// Why a thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -47,16 +50,19 @@ pub fn to_syscall(tid: u32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL as libc::c_uint, tid, signal as usize)
 }
 
-/// Lets it go for good, with this signal (0: none).
-pub fn detach(tid: u32, signal: i32) -> io::Result<()> {
-    request(libc::PTRACE_DETACH as libc::c_uint, tid, signal as usize)
+/// Lets it go for good, with this signal (0: none). False: it was killed meanwhile, and stays ours as a zombie, which its
+/// own parent cannot reap, until the calling thread ends.
+pub fn detach(tid: u32, signal: i32) -> bool {
+    // SAFETY: a null status pointer says that the status is not wanted.
+    let reaped = || retry(|| unsafe { libc::waitpid(tid as i32, ptr::null_mut(), OURS | libc::WNOHANG) }.into());
+    request(libc::PTRACE_DETACH as libc::c_uint, tid, signal as usize).is_ok() || !matches!(reaped(), Ok(0))
 }
 
 /// Waits until it has stopped.
 pub fn wait(tid: u32) -> Stop {
     let mut status = 0;
     // SAFETY: `status` is an int of ours.
-    let waited = retry(|| unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, libc::__WALL) }.into());
+    let waited = retry(|| unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, OURS) }.into());
     if waited.is_err() || !libc::WIFSTOPPED(status) {
         return Stop::Gone;
     }
@@ -77,21 +83,40 @@ impl Registers {
     pub fn read(tid: u32) -> io::Result<Registers> {
         // SAFETY: user_regs_struct is a plain struct of integers, for which all zeros is a value.
         let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        transfer(libc::PTRACE_GETREGSET as libc::c_uint, tid, &mut regs)?;
+        transfer(Direction::Read, tid, &mut regs)?;
         Ok(Registers(regs))
     }
 
     /// Writes them.
     pub fn write(mut self, tid: u32) -> io::Result<()> {
-        transfer(libc::PTRACE_SETREGSET as libc::c_uint, tid, &mut self.0)
+        transfer(Direction::Write, tid, &mut self.0)
     }
 }
 
-fn transfer(what: libc::c_uint, tid: u32, regs: &mut libc::user_regs_struct) -> io::Result<()> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// The old requests: they have our own layout even for a 32-bit program, which PTRACE_GETREGSET has not.
+#[cfg(target_arch = "x86_64")]
+fn transfer(direction: Direction, tid: u32, regs: &mut libc::user_regs_struct) -> io::Result<()> {
+    let what = if direction == Direction::Read { libc::PTRACE_GETREGS } else { libc::PTRACE_SETREGS };
+    // SAFETY: `regs` is of the type that these requests fill or read.
+    cerr(unsafe { libc::syscall(libc::SYS_ptrace, what as libc::c_uint, tid, 0usize, ptr::from_mut(regs)) }).map(drop)
+}
+
+/// ARM has no other requests. A 32-bit program's registers are of another layout, and shorter: EIO here.
+#[cfg(target_arch = "aarch64")]
+fn transfer(direction: Direction, tid: u32, regs: &mut libc::user_regs_struct) -> io::Result<()> {
     const NT_PRSTATUS: usize = 1;
-    let mut io = libc::iovec { iov_base: ptr::from_mut(regs).cast(), iov_len: size_of::<libc::user_regs_struct>() };
+    let what = if direction == Direction::Read { libc::PTRACE_GETREGSET } else { libc::PTRACE_SETREGSET };
+    let size = size_of::<libc::user_regs_struct>();
+    let mut io = libc::iovec { iov_base: ptr::from_mut(regs).cast(), iov_len: size };
     // SAFETY: `io` describes `regs`, which the kernel fills or reads during the call, no further than its length.
-    cerr(unsafe { libc::syscall(libc::SYS_ptrace, what, tid, NT_PRSTATUS, &raw mut io) }).map(drop)
+    cerr(unsafe { libc::syscall(libc::SYS_ptrace, what as libc::c_uint, tid, NT_PRSTATUS, &raw mut io) })?;
+    if io.iov_len == size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -114,6 +139,12 @@ impl Registers {
     /// Whether the thread is about to make this call again.
     pub fn restarts(&self, nr: u32) -> bool {
         self.0.orig_rax as u32 == nr && self.0.rax as i32 == -ERESTARTNOINTR
+    }
+
+    /// Has the call end with an errno, instead of being made again.
+    pub fn end_with(&mut self, errno: i32) {
+        self.0.orig_rax = u64::MAX;
+        self.set_result(-errno);
     }
 
     /// The call's result: a value or a negated errno.
@@ -142,6 +173,12 @@ impl Registers {
     /// Whether the thread is about to make this call again. Here the kernel has prepared that before the stop.
     pub fn restarts(&self, nr: u32) -> bool {
         self.0.regs[8] as u32 == nr
+    }
+
+    /// Has the call end with an errno, instead of being made again: goes past the instruction that makes it.
+    pub fn end_with(&mut self, errno: i32) {
+        self.0.pc += 4;
+        self.set_result(-errno);
     }
 
     /// The call's result: a value or a negated errno.
