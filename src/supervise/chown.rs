@@ -3,7 +3,6 @@
 //! The kernel decides whether the caller may: the one call is made with its file-system ids, groups and file
 //! capabilities, from its root and its working directory, on the path that it gave. No path is joined or looked at.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +15,7 @@ use crate::sys::identity::{self, Identity, Last};
 use crate::sys::seccomp::{Answer, Notification};
 use crate::sys::{file, process};
 
-/// What a worker has of its own.
+/// What all workers are, and come back to.
 pub struct Own {
     /// Who it is.
     pub identity: Identity,
@@ -101,22 +100,14 @@ fn try_fold(
             if named.is_some() && !valid() {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
-            let not_found = Cell::new(false);
             let change = || match named {
                 Some((named, copy)) if named.is_real() => identity::chown(copy?.as_fd(), uid, gid),
-                _ => match identity::find(Some(from.as_fd()), path, last) {
-                    Ok(file) => identity::chown(file.as_fd(), uid, gid),
-                    // The kernel looks for the file before it looks at the ids, so its own error is the right one. And a
-                    // magic link (ELOOP) leads to what its reader has open: the reader has to be the caller.
-                    Err(_) => {
-                        not_found.set(true);
-                        Ok(())
-                    }
-                },
+                _ => identity::chown(identity::find(Some(from.as_fd()), path, last)?.as_fd(), uid, gid),
             };
-            as_caller(own, &status.identity, Some(&root), change)?;
-            if not_found.get() {
-                return Ok(None);
+            match as_caller(own, &status.identity, Some(&root), change) {
+                // A magic link leads to what its reader has open, and the reader has to be the caller.
+                Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(None),
+                result => result?,
             }
         }
     }

@@ -69,7 +69,7 @@ pub fn run(command: &[OsString], log_level: Option<Level>) -> Result<u8, String>
     if fs::read_link("/proc/self").ok().and_then(|p| p.to_str()?.parse().ok()) != Some(std::process::id()) {
         return Err("/proc is not that of this pid namespace: mount one first".into());
     }
-    process::block_signals().map_err(|e| format!("cannot block signals: {e}"))?;
+    let mask = process::block_signals().map_err(|e| format!("cannot block signals: {e}"))?;
 
     let level = log_level.unwrap_or(Level::Info);
     let Some(server) = process::fork().map_err(|e| format!("cannot fork: {e}"))? else {
@@ -78,7 +78,7 @@ pub fn run(command: &[OsString], log_level: Option<Level>) -> Result<u8, String>
         std::process::exit(serve(&ours, node, level));
     };
     drop(ours);
-    match process::spawn_filtered(&command, &filter, theirs) {
+    match process::spawn_filtered(&command, &filter, theirs, &mask) {
         Ok(child) => wait(child, server, level),
         Err(e) => match e.raw_os_error() {
             Some(libc::ENOENT) => refuse(&shown, &e, 127),

@@ -48,6 +48,7 @@ struct Shared {
     listener: OwnedFd,
     node: Node,
     proc: Proc,
+    own: Own,
     journal: Mutex<Journal>,
     state: Mutex<State>,
     arrays_free: Condvar,
@@ -91,12 +92,14 @@ pub fn serve(listener: OwnedFd, node: Node, journal: Journal) -> io::Result<()> 
         listener,
         node,
         proc: Proc::open()?,
+        own: Own { identity: caller::own_identity()?, root: File::open("/")?.into() },
         journal: Mutex::new(journal),
         state: Mutex::default(),
         arrays_free: Condvar::new(),
         wake: Condvar::new(),
         counters: Counters::default(),
     });
+    process::raise_descriptor_limit()?;
     // The first two, and nothing is received before both are there: a call can be served without a third.
     {
         let mut state = shared.state();
@@ -118,10 +121,8 @@ pub fn serve(listener: OwnedFd, node: Node, journal: Journal) -> io::Result<()> 
 fn start(shared: &Arc<Shared>, state: &mut State) -> io::Result<()> {
     let shared = Arc::clone(shared);
     let work = move || {
-        let own = identity::own_directories()
-            .and_then(|()| Ok(Own { identity: caller::own_identity()?, root: File::open("/")?.into() }));
-        match own {
-            Ok(own) => shared.work(&own),
+        match identity::own_directories(shared.own.root.as_fd()) {
+            Ok(()) => shared.work(),
             Err(e) => {
                 // Callers get ENOSYS, and a service manager starts us again: better than a server that does not serve.
                 shared.say(Level::Error, format!("a thread could not start: {e}"));
@@ -146,7 +147,7 @@ impl Shared {
     }
 
     /// A thread's life: stands by, leads, and stands by again when another one has taken over.
-    fn work(self: &Arc<Shared>, own: &Own) {
+    fn work(self: &Arc<Shared>) {
         loop {
             let turn = self.stand_by();
             while self.state().turn == turn {
@@ -156,9 +157,9 @@ impl Shared {
                 if !self.admit(n, container) {
                     continue;
                 }
-                let mut must_end = self.handle(&n, container, own) == Some(End::Killed);
+                let mut must_end = self.handle(&n, container) == Some(End::Killed);
                 while let Some((container, n)) = self.finish(container, turn, &mut must_end) {
-                    must_end |= self.handle(&n, container, own) == Some(End::Killed);
+                    must_end |= self.handle(&n, container) == Some(End::Killed);
                 }
                 if must_end {
                     return;
@@ -292,7 +293,7 @@ impl Shared {
     }
 
     /// Serves one call; for a set-id call, how it ended.
-    fn handle(self: &Arc<Shared>, n: &Notification, container: Container, own: &Own) -> Option<End> {
+    fn handle(self: &Arc<Shared>, n: &Notification, container: Container) -> Option<End> {
         let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
         match call {
             None => self.answer(n, Answer::Continue),
@@ -306,7 +307,7 @@ impl Shared {
             Some(call) => {
                 let (first, _) = call.op.ids();
                 let ids = [super::id(n.args[first], call.narrow), super::id(n.args[first + 1], call.narrow)];
-                let answer = chown::fold(n, call.op, ids, (&self.proc, &self.node, own), || self.valid(n));
+                let answer = chown::fold(n, call.op, ids, (&self.proc, &self.node, &self.own), || self.valid(n));
                 if answer == Answer::Done {
                     self.tell(n, container, &[(Kind::User, ids[0]), (Kind::Group, ids[1])]);
                 }

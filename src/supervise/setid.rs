@@ -200,7 +200,7 @@ impl Held {
                 let Ok(memory) = memory else {
                     // An array in shared read-only memory, or a kernel that lets nobody write there. Asking again would
                     // never end.
-                    regs.end_with(libc::EFAULT);
+                    regs.end_with(libc::EINVAL);
                     regs.write(self.tid)?;
                     return Ok(End::Again);
                 };

@@ -24,10 +24,12 @@ pub struct Identity {
     pub capabilities: u64,
 }
 
-/// Gives this thread a root and working directory of its own, apart from the process's.
-pub fn own_directories() -> io::Result<()> {
+/// Gives this thread a root and working directory of its own, and makes both this directory. Until then it has those of
+/// the thread that started it, wherever that one is just now.
+pub fn own_directories(root: BorrowedFd) -> io::Result<()> {
     // SAFETY: an integer argument; only this thread is concerned.
-    cerr(unsafe { libc::unshare(libc::CLONE_FS) }.into()).map(drop)
+    cerr(unsafe { libc::unshare(libc::CLONE_FS) }.into())?;
+    enter(root)
 }
 
 /// Makes a directory this thread's root and working directory.

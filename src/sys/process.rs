@@ -35,7 +35,7 @@ pub fn copy_descriptor(tid: u32, process: u32, number: i32) -> io::Result<OwnedF
 
 /// Starts a command, found by PATH, under the filter, and sends the filter's listener over the socket. Its pid.
 /// To be called while this process has one thread. An error is that of the step that failed, in the child or here.
-pub fn spawn_filtered(command: &[CString], program: &[Insn], to: UnixStream) -> io::Result<u32> {
+pub fn spawn_filtered(command: &[CString], program: &[Insn], to: UnixStream, mask: &SignalMask) -> io::Result<u32> {
     let mut arguments: Vec<*const libc::c_char> = command.iter().map(|a| a.as_ptr()).collect();
     arguments.push(std::ptr::null());
     let (mut failure, tell) = UnixStream::pair()?;
@@ -46,7 +46,7 @@ pub fn spawn_filtered(command: &[CString], program: &[Insn], to: UnixStream) -> 
             // live. Both signal dispositions and mask are inherited, and are to be as we got them: std ignores SIGPIPE.
             unsafe {
                 libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-                cerr(libc::sigprocmask(libc::SIG_UNBLOCK, &signals(), std::ptr::null_mut()).into())?;
+                cerr(libc::sigprocmask(libc::SIG_SETMASK, &mask.0, std::ptr::null_mut()).into())?;
                 cerr(libc::execvp(arguments[0], arguments.as_ptr()).into()).map(drop)
             }
         };
@@ -119,14 +119,19 @@ pub fn receive_descriptor(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
 pub const FORWARDED: [i32; 7] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR2, libc::SIGCONT, libc::SIGWINCH];
 
+/// Which signals are blocked.
+pub struct SignalMask(libc::sigset_t);
+
 /// Blocks the signals that wait_signal waits for, so that none is lost before it is called. Threads and children
-/// inherit this; a command that std starts does not.
-pub fn block_signals() -> io::Result<()> {
+/// inherit this. Returns what was blocked before.
+pub fn block_signals() -> io::Result<SignalMask> {
     let set = signals();
+    let mut before = set_of([]);
     // SAFETY: a valid signal. Inherited as ignored, children would vanish without one.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    // SAFETY: `set` is a signal set of ours; the old one is not wanted.
-    cerr(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) }.into()).map(drop)
+    // SAFETY: both are signal sets of ours.
+    cerr(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, &mut before) }.into())?;
+    Ok(SignalMask(before))
 }
 
 /// Waits for one of them.
@@ -195,4 +200,14 @@ pub fn exit_code(status: i32) -> u8 {
 pub fn open_below(dir: BorrowedFd, path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: `path` is NUL-terminated and outlives the call, which only reads it.
     owned(retry(|| unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC) }.into()))
+}
+
+/// Allows as many descriptors as we may have: each call that waits for a file system holds a few.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is an rlimit of ours.
+    cerr(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }.into())?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above; only read here.
+    cerr(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into()).map(drop)
 }
