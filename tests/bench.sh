@@ -1,5 +1,6 @@
 #!/bin/sh
-# Measures the plugin beside a Go plugin that does nothing, both driven by NRI's own library, in one run.
+# Measures the plugin beside a Go plugin that does nothing, both driven by NRI's own library; then "supervise" beside the
+# kernel itself, and beside what there is for ids that a node lacks: fuse-overlayfs and proot.
 # Prints medians, percentiles, memory and ratios, then PASS or MISS for each reach. Fails only if it cannot measure.
 #
 #     tests/bench.sh            the plugin that cargo builds
@@ -12,6 +13,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 [ "$(id -u)" = 0 ] || die "run as root: a user namespace with 2048 ids is to be made"
 need_packages gcc:gcc /usr/include/stdlib.h:libc6-dev jq:jq
+need_packages fuse-overlayfs:fuse-overlayfs proot:proot
+need_lab
 need_go
 if [ -z "${UID_NRI_PLUGIN:-}" ]; then
 	need_rust x86_64-unknown-linux-musl
@@ -30,8 +33,14 @@ CGO_ENABLED=0 go build -buildvcs=false -ldflags "-s -w" -o "$work/nothing" ./ben
 CGO_ENABLED=0 go build -buildvcs=false -o "$work/bench" ./bench
 gcc -O2 -Wall -Wextra -o "$work/userns" bench/userns.c
 
-say "measuring (about ten seconds)"
+build_peers
+foldbench=$(go_tool foldbench ./cmd/foldbench)
+
+say "measuring the plugin (about ten seconds)"
 UID_NRI_NOTHING=$work/nothing
 UID_NRI_USERNS=$work/userns
 export UID_NRI_PLUGIN UID_NRI_NOTHING UID_NRI_USERNS
 "$work/bench"
+
+say "measuring supervise (about two minutes)"
+"$foldbench"

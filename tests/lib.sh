@@ -125,15 +125,15 @@ peer() {
 	printf '%s\n' "$peer_dir"
 }
 
-# containerd_peer NAME MODFILE: containerd, its shim and ctr, which tell the version that MODFILE pins.
+# containerd_peer NAME MODFILE [MODULE]: containerd, its shim and ctr, which tell the version that MODFILE pins.
 containerd_peer() {
-	containerd=github.com/containerd/containerd/v2
-	containerd_version=$(cd "$e2e" && go list -modfile="$2" -m -f '{{.Version}}' $containerd)
+	containerd=${3:-github.com/containerd/containerd/v2}
+	containerd_version=$(cd "$e2e" && go list -modfile="$2" -m -f '{{.Version}}' "$containerd")
 	GO_TAGS="no_btrfs no_zfs no_devmapper no_blockfile no_erofs no_tracing urfave_cli_no_docs"
 	GO_LDFLAGS="-X $containerd/version.Version=$containerd_version"
 	CGO_ENABLED=0
 	export CGO_ENABLED
-	peer "$1" "$2" $containerd/cmd/containerd $containerd/cmd/containerd-shim-runc-v2 $containerd/cmd/ctr
+	peer "$1" "$2" "$containerd/cmd/containerd" "$containerd/cmd/containerd-shim-runc-v2" "$containerd/cmd/ctr"
 	unset CGO_ENABLED
 }
 
@@ -154,9 +154,40 @@ go_tool() {
 	printf '%s\n' "$cache/bin/$1"
 }
 
-# The containerds of before, for the version rules: sets LAB_CONTAINERD_2_2 and LAB_CONTAINERD_2_1.
+# The containerds of before, for the version rules: sets LAB_CONTAINERD_2_2, LAB_CONTAINERD_2_1 and LAB_CONTAINERD_1_7.
 build_older_peers() {
 	LAB_CONTAINERD_2_2=$(containerd_peer containerd-2.2 containerd-2.2.mod)
 	LAB_CONTAINERD_2_1=$(containerd_peer containerd-2.1 containerd-2.1.mod)
-	export LAB_CONTAINERD_2_2 LAB_CONTAINERD_2_1
+	LAB_CONTAINERD_1_7=$(containerd_peer containerd-1.7 containerd-1.7.mod github.com/containerd/containerd)
+	export LAB_CONTAINERD_2_2 LAB_CONTAINERD_2_1 LAB_CONTAINERD_1_7
+}
+
+# A real kubelet: sets LAB_KUBELET.
+build_kubelet() {
+	GO_TAGS='' GO_LDFLAGS=''
+	LAB_KUBELET=$(CGO_ENABLED=0 && export CGO_ENABLED && peer kubelet kubelet.mod k8s.io/kubernetes/cmd/kubelet)
+	export LAB_KUBELET
+}
+
+# A small Debian of this machine's release, as a tar file made once: sets LAB_DEBIAN.
+build_debian() {
+	need_packages debootstrap:debootstrap
+	suite=$(. /etc/os-release && printf '%s\n' "${VERSION_CODENAME:-}")
+	mirror=$(apt-get indextargets --format "\$(RELEASE) \$(REPO_URI)" | awk -v suite="$suite" '$1 == suite { print $2; exit }')
+	[ -n "$mirror" ] || die "apt knows no mirror of ${suite:-this release}: this machine must be a Debian"
+	LAB_DEBIAN=$cache/debian-$suite.tar
+	export LAB_DEBIAN
+	[ ! -e "$LAB_DEBIAN" ] || return 0
+	say "fetching a Debian $suite for the tests (about a minute, once)"
+	mkdir -p "$cache"
+	debian_tmp=$(mktemp -d "$cache/.debian.XXXXXX")
+	debootstrap --variant=minbase "$suite" "$debian_tmp/root" "$mirror" >"$debian_tmp/log" 2>&1 || {
+		tail -n 20 "$debian_tmp/log" >&2
+		rm -rf "$debian_tmp"
+		die "debootstrap could not make a $suite from $mirror"
+	}
+	tar -C "$debian_tmp/root" --numeric-owner --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' \
+		--exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' -cf "$debian_tmp/tar" .
+	mv "$debian_tmp/tar" "$LAB_DEBIAN"
+	rm -rf "$debian_tmp"
 }

@@ -59,9 +59,18 @@ export UID_NRI_PLUGIN
 	go test -count=1 -modfile=nri-0.8.mod -tags nri08 .
 )
 
+say "tests of supervise with hostile callers (half a minute)"
+(
+	cd tests/supervise
+	go vet ./...
+	go test -count=1 .
+)
+
 build_peers
 build_older_peers
-say "end-to-end tests (about two minutes)"
+build_kubelet
+build_debian
+say "end-to-end tests (about four minutes)"
 (
 	cd tests/e2e
 	go vet ./...

@@ -30,8 +30,8 @@ enum Target {
     Descriptor(OwnedFd),
     /// The same, as AT_EMPTY_PATH takes it.
     Place(OwnedFd),
-    /// What a path leads to from the caller's working directory or another one.
-    Path { path: Path, from: OwnedFd, last: Last },
+    /// What a path leads to from the caller's working directory or another one (None: it is absolute).
+    Path { path: Path, from: Option<OwnedFd>, last: Last },
 }
 
 /// A path of a caller, with its NUL.
@@ -102,16 +102,26 @@ fn try_fold(
             }
             let change = || match named {
                 Some((named, copy)) if named.is_real() => identity::chown(copy?.as_fd(), uid, gid),
-                _ => identity::chown(identity::find(Some(from.as_fd()), path, last)?.as_fd(), uid, gid),
+                _ => identity::chown(identity::find(from.as_ref().map(AsFd::as_fd), path, last)?.as_fd(), uid, gid),
             };
             match as_caller(own, &status.identity, Some(&root), change) {
                 // A magic link leads to what its reader has open, and the reader has to be the caller.
                 Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(None),
+                // So does a path through /proc/self, which is nowhere or somebody else's here.
+                Err(e) if is_missing(&e) && speaks_of_self(path) => return Ok(None),
                 result => result?,
             }
         }
     }
     Ok(Some(()))
+}
+
+fn is_missing(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR))
+}
+
+fn speaks_of_self(path: &CStr) -> bool {
+    path.to_bytes().windows(4).any(|w| w == b"self" || w == b"/fd/")
 }
 
 fn target(n: &Notification, op: Op, proc: &Proc, process: u32) -> io::Result<Target> {
@@ -133,16 +143,22 @@ fn target(n: &Notification, op: Op, proc: &Proc, process: u32) -> io::Result<Tar
                 }
                 return Ok(Target::Place(if is_here { here()? } else { descriptor()? }));
             }
-            // Where an absolute path starts from does not matter, so it need not exist.
-            let from = if is_here || path.bytes[0] == b'/' { here()? } else { descriptor()? };
+            let from = start(&path, || if is_here { here() } else { descriptor() })?;
             let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Itself } else { Last::Follow };
             Ok(Target::Path { path, from, last })
         }
         _ => {
             let last = if op == Op::Lchown { Last::Itself } else { Last::Follow };
-            Ok(Target::Path { path: path_at(n.tid, n.args[0])?, from: here()?, last })
+            let path = path_at(n.tid, n.args[0])?;
+            let from = start(&path, here)?;
+            Ok(Target::Path { path, from, last })
         }
     }
+}
+
+/// Where a path starts from. For an absolute one that does not matter, so it need not exist.
+fn start(path: &Path, from: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    if path.bytes[0] == b'/' { Ok(None) } else { from().map(Some) }
 }
 
 /// The path at an address, with its NUL. Read once: what the caller's other threads make of it later does not matter.

@@ -150,10 +150,16 @@ impl Shared {
     fn work(self: &Arc<Shared>) {
         loop {
             let turn = self.stand_by();
+            // Most calls come from the thread of the last one. It may have joined another namespace since: then its call is
+            // only counted and told as if it had not.
+            let mut last = (0, 0);
             while self.state().turn == turn {
                 // Failures are of single calls: their caller died, or a signal came.
                 let Ok(n) = seccomp::receive(self.listener.as_fd()) else { continue };
-                let container = self.proc.namespace(n.tid, "mnt").unwrap_or_default();
+                if n.tid != last.0 {
+                    last = (n.tid, self.proc.namespace(n.tid, "mnt").unwrap_or_default());
+                }
+                let container = last.1;
                 if !self.admit(n, container) {
                     continue;
                 }

@@ -3,6 +3,7 @@
 //! Raw calls, since libc's set*id change all threads of a process. Only file-system ids, not real or effective ones:
 //! whoever we act for must not gain the right to signal or trace us.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -94,12 +95,20 @@ struct CapData {
 /// _LINUX_CAPABILITY_VERSION_3: two words of each set.
 const VERSION: u32 = 0x2008_0522;
 
+thread_local! {
+    /// What this thread is permitted, which nothing here changes.
+    static PERMITTED: OnceCell<[CapData; 2]> = const { OnceCell::new() };
+}
+
 fn capabilities() -> io::Result<[CapData; 2]> {
+    if let Some(known) = PERMITTED.with(|p| p.get().copied()) {
+        return Ok(known);
+    }
     let mut header = CapHeader { version: VERSION, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 takes a header and two data structs, all ours.
     cerr(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
-    Ok(data)
+    Ok(PERMITTED.with(|p| *p.get_or_init(|| data)))
 }
 
 /// Those of the wanted capabilities that we are permitted.

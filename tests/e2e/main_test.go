@@ -106,6 +106,7 @@ func pluginBinary() (string, error) {
 // options of a site. The zero value is a node without the plugin, with the containerd of today.
 type options struct {
 	plugin     bool   // where containerd starts it from
+	supervise  bool   // containerd runs below it
 	config     string // its configuration file
 	old        bool   // another containerd than today's: the next is its folder
 	containerd string // empty is an error then, and not today's
@@ -149,6 +150,15 @@ func (s *site) build(l layout, o options) (err error) {
 			return err
 		}
 		if err := s.InstallPlugin(binary); err != nil {
+			return err
+		}
+	}
+	if o.supervise {
+		binary, err := pluginBinary()
+		if err != nil {
+			return err
+		}
+		if err := s.Supervise(binary); err != nil {
 			return err
 		}
 	}

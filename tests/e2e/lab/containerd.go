@@ -14,6 +14,7 @@ const (
 	PluginFile   = "/opt/nri/plugins/00-uid-mapper"
 	PluginConfig = "/etc/nri/conf.d/00-uid-mapper.conf"
 	StateDir     = "/run/uid-nri-plugin"
+	Supervisor   = "/opt/uid-nri-plugin/uid-nri-plugin"
 
 	containerdConfig = "/etc/containerd/config.toml"
 	baseSpec         = "/etc/containerd/cri-base.json"
@@ -40,6 +41,23 @@ const configText = `version = 3
   BinaryName = "%s"
 `
 
+// The same for containerd 1.7.
+const configText17 = `version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "%s"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  BinaryName = "%s"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hooked]
+  runtime_type = "io.containerd.runc.v2"
+  base_runtime_spec = "` + baseSpec + `"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hooked.options]
+  BinaryName = "%s"
+`
+
 // A bridge of the node's own: pods can reach each other and the node.
 const networkText = `{
   "cniVersion": "1.0.0", "name": "pods",
@@ -49,15 +67,15 @@ const networkText = `{
 `
 
 // cgroup v2 without the cpu controller (a machine that still mounts it as v1) stops runc at the first limit, and
-// containerd always sets some.
-const runcWithoutLimits = `#!/bin/sh
+// containerd always sets some. /dev/pts for the group of terminals stops it where the node lacks that. %s is for jq.
+const editAndRunc = `#!/bin/sh
 bundle=
 for word; do
 	[ "$before" != --bundle ] || bundle=$word
 	before=$word
 done
 if [ -n "$bundle" ]; then
-	jq 'del(.linux.resources)' "$bundle/config.json" >"$bundle/config.json.new" && mv "$bundle/config.json.new" "$bundle/config.json"
+	jq '%s' "$bundle/config.json" >"$bundle/config.json.new" && mv "$bundle/config.json.new" "$bundle/config.json"
 fi
 exec /usr/local/sbin/runc "$@"
 `
@@ -90,9 +108,16 @@ func HookTarget() (string, error) {
 // SetUp writes the configuration of containerd and what it names. The pause image is the pods' first process.
 func (n *Node) SetUp(pause string) error {
 	runc := "/usr/local/sbin/runc"
+	var edits []string
 	if controllers := n.ReadFile("/sys/fs/cgroup/cgroup.controllers"); !strings.Contains(" "+controllers, " cpu ") {
-		runc = "/etc/containerd/runc-without-limits"
-		if err := n.WriteFile(runc, []byte(runcWithoutLimits), 0o755); err != nil {
+		edits = append(edits, "del(.linux.resources)")
+	}
+	if !n.hasTerminals {
+		edits = append(edits, `del(.mounts[].options[]? | select(. == "gid=5"))`)
+	}
+	if edits != nil {
+		runc = "/etc/containerd/edit-and-runc"
+		if err := n.WriteFile(runc, fmt.Appendf(nil, editAndRunc, strings.Join(edits, " | ")), 0o755); err != nil {
 			return err
 		}
 	}
@@ -104,11 +129,19 @@ func (n *Node) SetUp(pause string) error {
 	if err != nil {
 		return err
 	}
+	version, err := n.Run("containerd", "--version")
+	if err != nil {
+		return err
+	}
+	config := configText
+	if strings.Contains(version, " v1.") || strings.Contains(version, " 1.") {
+		config = configText17
+	}
 	for _, f := range []struct {
 		path, text string
 		mode       os.FileMode
 	}{
-		{containerdConfig, fmt.Sprintf(configText, pause, runc, runc), 0o644},
+		{containerdConfig, fmt.Sprintf(config, pause, runc, runc), 0o644},
 		{baseSpec, spec, 0o644},
 		{hookFile, fmt.Sprintf(hookText, target), 0o755},
 		{"/kind/content", HookContent, 0o644},
@@ -128,7 +161,7 @@ func (n *Node) SetUp(pause string) error {
 
 // StartContainerd starts containerd, and waits until it answers and has its network.
 func (n *Node) StartContainerd() error {
-	d, err := n.StartDaemon("containerd", "containerd", "--log-level", "debug")
+	d, err := n.StartDaemon("containerd", n.Supervised("containerd", "--log-level", "debug")...)
 	if err != nil {
 		return err
 	}
@@ -194,6 +227,20 @@ func (n *Node) Import(images ...Image) error {
 
 // InstallPlugin copies the plugin to where containerd starts it from, at its next start.
 func (n *Node) InstallPlugin(binary string) error { return n.CopyIn(binary, PluginFile) }
+
+// Supervise has containerd started below "uid-nri-plugin supervise" from now on.
+func (n *Node) Supervise(binary string) error {
+	n.supervise = true
+	return n.CopyIn(binary, Supervisor)
+}
+
+// Supervised is a command line as this node starts its daemons.
+func (n *Node) Supervised(argv ...string) []string {
+	if !n.supervise {
+		return argv
+	}
+	return append([]string{Supervisor, "supervise", "--"}, argv...)
+}
 
 // CopyIn copies a program from the machine.
 func (n *Node) CopyIn(from, to string) error {

@@ -15,15 +15,17 @@ import (
 	"strings"
 )
 
-// Image is a container image with nothing but busybox.
+// Image is a container image with nothing but busybox, or of a root file system.
 type Image struct {
-	Name string // such as localhost/tools:test
-	User string // as in a Dockerfile's USER
-	Cmd  []string
-	Owns []Owned
+	Name  string // such as localhost/tools:test
+	User  string // as in a Dockerfile's USER
+	Cmd   []string
+	Owns  []Owned
+	Files []Owned
+	Root  string // a tar file of the machine, in place of busybox
 }
 
-// Owned is a folder of an image that belongs to somebody.
+// Owned is a folder, or a file, of an image that belongs to somebody.
 type Owned struct {
 	Path     string
 	Uid, Gid int
@@ -34,11 +36,25 @@ const applets = "sh ash ls id cat cp sleep touch chown chmod echo env mkdir moun
 
 // Archive is the image as an OCI archive, which ctr can import.
 func (i Image) Archive() ([]byte, error) {
-	busybox, err := staticBusybox()
-	if err != nil {
+	var layer layer
+	if i.Root != "" {
+		root, err := os.ReadFile(i.Root)
+		if err != nil {
+			return nil, err
+		}
+		layer.Write(root)
+	} else if err := i.busybox(&layer); err != nil {
 		return nil, err
 	}
-	var layer layer
+	return i.around(layer.Bytes())
+}
+
+// busybox writes the layer of an ordinary image.
+func (i Image) busybox(layer *layer) error {
+	busybox, err := staticBusybox()
+	if err != nil {
+		return err
+	}
 	for _, dir := range strings.Fields("bin etc proc sys dev home root run data") {
 		layer.dir(dir, 0o755, 0, 0)
 	}
@@ -52,10 +68,14 @@ func (i Image) Archive() ([]byte, error) {
 	for _, o := range i.Owns {
 		layer.dir(strings.Trim(o.Path, "/"), 0o700, o.Uid, o.Gid)
 	}
-	if err := layer.close(); err != nil {
-		return nil, err
+	for _, f := range i.Files {
+		layer.add(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: 0o600, Uid: f.Uid, Gid: f.Gid}, []byte(f.Path))
 	}
+	return layer.close()
+}
 
+// around makes the image of a layer.
+func (i Image) around(layer []byte) ([]byte, error) {
 	blobs := map[string][]byte{}
 	// A descriptor of a blob, which is kept.
 	describe := func(kind string, blob []byte) map[string]any {
@@ -71,13 +91,13 @@ func (i Image) Archive() ([]byte, error) {
 	}
 	config := document(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"User": i.User, "Cmd": i.Cmd, "Env": []string{"PATH=/bin"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer.Bytes())}},
+		"config": map[string]any{"User": i.User, "Cmd": i.Cmd, "Env": []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
 	})
 	manifest := document(map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": describe("config.v1+json", config),
-		"layers": []any{describe("layer.v1.tar", layer.Bytes())},
+		"layers": []any{describe("layer.v1.tar", layer)},
 	})
 	entry := describe("manifest.v1+json", manifest)
 	entry["annotations"] = map[string]string{"io.containerd.image.name": i.Name}

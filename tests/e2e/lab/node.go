@@ -35,6 +35,8 @@ var (
 	Careful = []Extent{{0, base, 2044}, {65532, base + 2044, 4}}
 	// What a user with all the ids that images are allowed to use has.
 	Whole = []Extent{{0, base, 65536}}
+	// What everybody has, without any subordinate ids.
+	Single = []Extent{{0, base, 1}}
 )
 
 // Peers are the folders of the real programs.
@@ -50,6 +52,9 @@ type Node struct {
 	leaf    *os.File
 	daemons map[string]*Daemon
 	stderr  bytes.Buffer
+
+	supervise    bool // containerd is started below the supervisor
+	hasTerminals bool // the node maps the group of terminals
 }
 
 // StartNode makes a node with the given maps. Its /usr is the machine's, with the peers in /usr/local; everything else
@@ -63,7 +68,7 @@ func StartNode(name string, uids, gids []Extent, peers Peers) (*Node, error) {
 			return nil, fmt.Errorf("%s is not set: start the tests with tests/run.sh", what)
 		}
 	}
-	n := &Node{Name: name, daemons: map[string]*Daemon{}}
+	n := &Node{Name: name, daemons: map[string]*Daemon{}, hasTerminals: maps(gids, terminals)}
 	leaf, err := n.makeCgroup()
 	if err != nil {
 		return nil, err
@@ -117,6 +122,18 @@ func StartNode(name string, uids, gids []Extent, peers Peers) (*Node, error) {
 		return nil, fmt.Errorf("node %s did not start: %s", name, n.stderr.String())
 	}
 	return n, nil
+}
+
+// terminals is the group of terminals, with which /dev/pts is mounted.
+const terminals = 5
+
+func maps(extents []Extent, id int) bool {
+	for _, e := range extents {
+		if id >= e.Node && id < e.Node+e.Size {
+			return true
+		}
+	}
+	return false
 }
 
 // makeCgroup makes a cgroup that the node's root owns, where cgroup v2 is mounted beside v1 or alone, with a leaf for

@@ -20,6 +20,8 @@ const (
 	outerName = "lab-outer"
 	innerName = "lab-init"
 	planEnv   = "LAB_PLAN"
+
+	terminalsEnv = "LAB_TERMINALS" // set if the group of terminals is mapped
 )
 
 // plan is what the outer stage is told.
@@ -86,6 +88,9 @@ func outer() error {
 			Credential:                 &syscall.Credential{},
 			Pdeathsig:                  syscall.SIGKILL,
 		},
+	}
+	if maps(p.Gids, terminals) {
+		cmd.Env = append(cmd.Env, terminalsEnv+"=1")
 	}
 	ready, err := cmd.StdoutPipe()
 	if err != nil {
@@ -235,13 +240,18 @@ func inner() error {
 			return err
 		}
 	}
+	// A mount for an id that is not mapped is refused.
+	pts := "newinstance,ptmxmode=666,mode=620"
+	if os.Getenv(terminalsEnv) != "" {
+		pts += fmt.Sprintf(",gid=%d", terminals)
+	}
 	for _, m := range []struct{ kind, at, options string }{
 		{"proc", "/proc", ""},
 		{"sysfs", "/sys", ""},
 		{"cgroup2", "/sys/fs/cgroup", ""},
 		{"tmpfs", "/dev/shm", "mode=1777"},
 		{"mqueue", "/dev/mqueue", ""},
-		{"devpts", "/dev/pts", "newinstance,ptmxmode=666,mode=620,gid=5"},
+		{"devpts", "/dev/pts", pts},
 	} {
 		if err := syscall.Mount(m.kind, m.at, m.kind, 0, m.options); err != nil {
 			return fmt.Errorf("mount %s: %w", m.at, err)

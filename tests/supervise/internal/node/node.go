@@ -1,0 +1,161 @@
+// Package node makes the place that one test needs: a user namespace that maps few ids, with its own mounts, processes,
+// network and IPC, a /dev and a /run of its own. All of it is gone when the test ends.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// IDs is how many user ids, and how many group ids, the node maps: 0 to IDs-1.
+	IDs = 2048
+
+	// BinDir is where the node finds the programs handed over to Run.
+	BinDir = "/run/bin"
+
+	// firstHostID is where the ids of the node start outside of it.
+	firstHostID = 2937359488
+
+	roleVar  = "SUPERVISE_ROLE"
+	filesVar = "SUPERVISE_FILES"
+)
+
+// Inside tells whether this process is in a node.
+func Inside() bool { return os.Getenv(roleVar) == "node" }
+
+// Main takes over if this process was started as one of the stages of a node. Call it before anything else.
+func Main() {
+	var err error
+	switch os.Getenv(roleVar) {
+	case "outer":
+		err = outer()
+	case "init":
+		err = inner()
+	default:
+		return
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "node:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Command is this program with other arguments, to be run as root of a new node that has copies of these programs in
+// BinDir.
+func Command(files []string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), roleVar+"=outer", filesVar+"="+strings.Join(files, string(filepath.ListSeparator)))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// outer is root of the machine, with mounts of its own: it makes what a user namespace cannot, such as devices.
+func outer() error {
+	// PDEATHSIG follows the thread that forked.
+	runtime.LockOSThread()
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	options := fmt.Sprintf("mode=755,uid=%d,gid=%d", firstHostID, firstHostID)
+	for _, at := range []string{"/run", "/dev"} {
+		if err := unix.Mount("tmpfs", at, "tmpfs", 0, options); err != nil {
+			return fmt.Errorf("mount a tmpfs on %s: %w", at, err)
+		}
+	}
+	unix.Umask(0)
+	for name, number := range map[string]uint64{
+		"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "random": unix.Mkdev(1, 8), "urandom": unix.Mkdev(1, 9), "fuse": unix.Mkdev(10, 229),
+	} {
+		if err := unix.Mknod("/dev/"+name, unix.S_IFCHR|0o666, int(number)); err != nil {
+			return fmt.Errorf("make /dev/%s: %w", name, err)
+		}
+	}
+	unix.Umask(0o022)
+	for name, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"} {
+		if err := os.Symlink(to, "/dev/"+name); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"/run/tmp", BinDir} {
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, firstHostID, firstHostID)); err != nil {
+			return err
+		}
+	}
+	for _, path := range filepath.SplitList(os.Getenv(filesVar)) {
+		to := filepath.Join(BinDir, filepath.Base(path))
+		if err := errors.Join(copyFile(path, to), os.Chown(to, firstHostID, firstHostID)); err != nil {
+			return err
+		}
+	}
+
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), roleVar+"=init", "TMPDIR=/run/tmp", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.Dir = "/run/tmp"
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: firstHostID, Size: IDs}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:                 unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC,
+		UidMappings:                ids,
+		GidMappings:                ids,
+		GidMappingsEnableSetgroups: true,
+		Credential:                 &syscall.Credential{},
+		Pdeathsig:                  syscall.SIGKILL,
+	}
+	return cmd.Run()
+}
+
+// inner is the node's first process: it starts the test, and collects the dead whose parents died before them.
+func inner() error {
+	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}} {
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	os.Setenv(roleVar, "node")
+	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		return err
+	}
+	for {
+		var status unix.WaitStatus
+		ended, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case err == unix.EINTR || err == nil && ended != pid:
+		case err != nil:
+			return err
+		case status.Exited():
+			os.Exit(status.ExitStatus())
+		default:
+			return fmt.Errorf("the test was ended by %v", status.Signal())
+		}
+	}
+}
+
+func copyFile(path, to string) error {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
