@@ -36,7 +36,7 @@ for binary in "$plugin" "$root/target/aarch64-unknown-linux-musl/release/uid-nri
 	esac
 	size=$(stat -c %s "$binary")
 	[ "$size" -le $((700 * 1024)) ] || die "$binary has $size bytes, over 700 KiB"
-	say "$(basename "$(dirname "$(dirname "$(dirname "$binary")")")"): $size bytes, static"
+	say "$(basename "$(dirname "$(dirname "$binary")")"): $size bytes, static"
 done
 allowed='libc lexopt protobuf'
 for package in $(cargo metadata --format-version 1 --no-deps | jq -r '.packages[0].dependencies[] | select(.kind == null).name'); do

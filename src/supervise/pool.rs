@@ -153,14 +153,14 @@ impl Shared {
             // Most calls come from the thread of the last one. It may have joined another namespace since: then its call is
             // only counted and told as if it had not.
             let mut last = (0, 0);
-            while self.state().turn == turn {
+            while self.leads(turn) {
                 // Failures are of single calls: their caller died, or a signal came.
                 let Ok(n) = seccomp::receive(self.listener.as_fd()) else { continue };
                 if n.tid != last.0 {
                     last = (n.tid, self.proc.namespace(n.tid, "mnt").unwrap_or_default());
                 }
                 let container = last.1;
-                if !self.admit(n, container) {
+                if !self.admit(n, container, turn) {
                     continue;
                 }
                 let mut must_end = self.handle(&n, container) == Some(End::Killed);
@@ -178,6 +178,12 @@ impl Shared {
             }
             state.standby += 1;
         }
+    }
+
+    /// Whether nobody has taken over, or is about to.
+    fn leads(&self, turn: u64) -> bool {
+        let state = self.state();
+        state.turn == turn && !state.hand_over
     }
 
     /// Waits until this thread is to lead; its turn.
@@ -221,7 +227,7 @@ impl Shared {
     }
 
     /// Whether this call is to be served now. Else it has been answered, or waits in the queue.
-    fn admit(self: &Arc<Shared>, n: Notification, container: Container) -> bool {
+    fn admit(self: &Arc<Shared>, n: Notification, container: Container, turn: u64) -> bool {
         let mut state = self.state();
         if state.folding.contains(&n.tid) {
             drop(state);
@@ -235,8 +241,10 @@ impl Shared {
             state.queue.push_back((container, n));
             return false;
         }
-        state.calls += 1;
-        state.serving = true;
+        if state.turn == turn {
+            state.calls += 1;
+            state.serving = true;
+        }
         *state.busy.entry(container).or_default() += 1;
         self.have_standby(&mut state);
         if state.asleep {
