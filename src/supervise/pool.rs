@@ -65,9 +65,9 @@ struct State {
     /// How many calls the leader has received, and whether it is at one.
     calls: u64,
     serving: bool,
-    /// How many threads stand by; whether they have to be woken; one is to take over now.
+    /// How many threads stand by, and how many of them have to be woken; one is to take over now.
     standby: usize,
-    asleep: bool,
+    asleep: usize,
     hand_over: bool,
     busy: HashMap<Container, usize>,
     queue: VecDeque<(Container, Notification)>,
@@ -192,9 +192,12 @@ impl Shared {
         let mut active = Instant::now();
         while !state.hand_over {
             let (calls, serving) = (state.calls, state.serving);
-            state.asleep = !serving && active.elapsed() > QUIET;
-            state = if state.asleep {
-                self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
+            // Each counts itself: what one of them does must not make the others be forgotten.
+            state = if !serving && active.elapsed() > QUIET {
+                state.asleep += 1;
+                let mut woken = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                woken.asleep -= 1;
+                woken
             } else {
                 self.wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0
             };
@@ -206,7 +209,7 @@ impl Shared {
         }
         state.turn += 1;
         state.standby -= 1;
-        (state.hand_over, state.serving, state.asleep) = (false, false, false);
+        (state.hand_over, state.serving) = (false, false);
         self.have_standby(&mut state);
         state.turn
     }
@@ -247,8 +250,7 @@ impl Shared {
         }
         *state.busy.entry(container).or_default() += 1;
         self.have_standby(&mut state);
-        if state.asleep {
-            state.asleep = false;
+        if state.asleep > 0 {
             self.wake.notify_all();
         }
         true

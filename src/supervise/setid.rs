@@ -196,8 +196,12 @@ impl Held {
             }
             Folded::Array { address, theirs, ours } => {
                 let memory = proc.memory(self.tid);
-                let memory = memory.and_then(|memory| memory.write_all_at(ours, *address).map(|()| memory));
-                let Ok(memory) = memory else {
+                let written = memory.and_then(|memory| {
+                    let whole = memory.write_all_at(ours, *address);
+                    // A part of it may have been written.
+                    whole.map_err(|e| memory.write_all_at(theirs, *address).err().unwrap_or(e)).map(|()| memory)
+                });
+                let Ok(memory) = written else {
                     // An array in shared read-only memory, or a kernel that lets nobody write there. Asking again would
                     // never end.
                     regs.end_with(libc::EINVAL);
