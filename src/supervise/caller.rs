@@ -1,17 +1,14 @@
-//! Who makes a call: the thread's credentials, where it is, and which ids its user namespace has.
+//! Which ids the user namespace of a caller has.
 
-use std::ffi::CStr;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use super::Kind;
+use super::thread::{Proc, Thread};
 use crate::map::idmap::IdMap;
 use crate::map::pool::{NodeId, NodeIds};
 use crate::map::ranges::Ranges;
-use crate::sys::identity::Identity;
-use crate::sys::{file, process};
 
 /// The node's ids.
 pub struct Node {
@@ -28,105 +25,6 @@ impl Node {
             Kind::User => &self.uids,
             Kind::Group => &self.gids,
         }
-    }
-}
-
-/// What is used of /proc, held open: a worker's root changes.
-pub struct Proc {
-    dir: OwnedFd,
-    /// Our own user namespace.
-    user: u64,
-}
-
-impl Proc {
-    /// Opens /proc.
-    pub fn open() -> io::Result<Proc> {
-        let dir = file::open_dir("/proc")?;
-        let user = file::namespace_number(dir.as_fd(), c"self/ns/user")?;
-        Ok(Proc { dir, user })
-    }
-
-    /// A file of a thread.
-    pub fn read(&self, tid: u32, name: &str) -> io::Result<String> {
-        let mut text = String::new();
-        File::from(self.open_of(tid, name, libc::O_RDONLY)?).read_to_string(&mut text)?;
-        Ok(text)
-    }
-
-    fn open_of(&self, tid: u32, name: &str, flags: i32) -> io::Result<OwnedFd> {
-        named(tid, &[name], |path| process::open_below(self.dir.as_fd(), path, flags))
-    }
-
-    /// A place of a thread: "root" or "cwd".
-    pub fn place(&self, tid: u32, name: &str) -> io::Result<OwnedFd> {
-        self.open_of(tid, name, libc::O_PATH)
-    }
-
-    /// A thread's memory, to be written to.
-    pub fn memory(&self, tid: u32) -> io::Result<File> {
-        self.open_of(tid, "mem", libc::O_RDWR).map(File::from)
-    }
-
-    /// The namespace of a thread, by its number. That may be used again when the namespace is gone.
-    pub fn namespace(&self, tid: u32, kind: &str) -> io::Result<u64> {
-        named(tid, &["ns/", kind], |path| file::namespace_number(self.dir.as_fd(), path))
-    }
-}
-
-/// Builds `TID/NAME` without allocating, as every call does it several times.
-fn named<T>(tid: u32, name: &[&str], work: impl FnOnce(&CStr) -> io::Result<T>) -> io::Result<T> {
-    let mut path = [0u8; 40];
-    let mut rest = &mut path[..];
-    write!(rest, "{tid}/")?;
-    name.iter().try_for_each(|part| rest.write_all(part.as_bytes()))?;
-    work(CStr::from_bytes_until_nul(&path).map_err(io::Error::other)?)
-}
-
-/// Our own identity, to come back to.
-pub fn own_identity() -> io::Result<Identity> {
-    Status::parse(&fs::read_to_string("/proc/thread-self/status")?).map(|s| s.identity)
-}
-
-/// What is used of /proc/TID/status.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The process that the thread belongs to.
-    pub process: u32,
-    /// As whom it acts on files.
-    pub identity: Identity,
-}
-
-impl Status {
-    /// Reads it once, so that all of it is of one moment's credentials.
-    pub fn of(proc: &Proc, tid: u32) -> io::Result<Status> {
-        // The kernel makes the text anew for each read, and it rarely is longer: one read.
-        let mut first = [0; 4096];
-        let mut file = File::from(proc.open_of(tid, "status", libc::O_RDONLY)?);
-        let read = file.read(&mut first)?;
-        let mut rest = Vec::new();
-        if read == first.len() {
-            rest.extend_from_slice(&first);
-            file.read_to_end(&mut rest)?;
-        }
-        let text = if rest.is_empty() { &first[..read] } else { &rest };
-        Status::parse(&String::from_utf8_lossy(text))
-    }
-
-    fn parse(text: &str) -> io::Result<Status> {
-        let odd = || io::Error::new(io::ErrorKind::InvalidData, "/proc/TID/status lacks a line");
-        let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).ok_or_else(odd);
-        // Real, effective, saved, file-system.
-        let fs_id = |key| field(key)?.split_ascii_whitespace().nth(3).and_then(|n| n.parse().ok()).ok_or_else(odd);
-        let groups = field("Groups:")?.split_ascii_whitespace().map(|n| n.parse().map_err(|_| odd()));
-        Ok(Status {
-            process: field("Tgid:")?.trim().parse().map_err(|_| odd())?,
-            identity: Identity {
-                fsuid: fs_id("Uid:")?,
-                fsgid: fs_id("Gid:")?,
-                groups: groups.collect::<io::Result<_>>()?,
-                capabilities: u64::from_str_radix(field("CapEff:")?.trim(), 16).map_err(|_| odd())?,
-            },
-        })
     }
 }
 
@@ -147,19 +45,18 @@ pub enum Ids {
 
 impl Ids {
     /// Those of a thread.
-    pub fn of(proc: &Proc, node: &Node, tid: u32) -> io::Result<Ids> {
-        let theirs = proc.namespace(tid, "user")?;
-        if theirs == proc.user {
+    pub fn of(proc: &Proc, node: &Node, thread: &Thread) -> io::Result<Ids> {
+        if thread.user == proc.user {
             return Ok(Ids::Node);
         }
-        if !is_pinned(theirs) {
+        if !is_pinned(thread.user) {
             return Ok(Ids::Foreign);
         }
         // Seen from the parent namespace, the second column is the node's ids.
         let map = |name| {
-            IdMap::parse(&proc.read(tid, name)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+            IdMap::parse(&thread.read(name)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
         };
-        let (uids, gids) = (map("uid_map")?, map("gid_map")?);
+        let (uids, gids) = (map(c"uid_map")?, map(c"gid_map")?);
         // The plugin's maps have a name for each of the node's ids. Only then do capabilities in that namespace reach as
         // far as the same ones in the node's (capable_wrt_inode_uidgid), which is what we act with.
         match covers(&uids, &node.uids) && covers(&gids, &node.gids) {
@@ -233,18 +130,6 @@ fn is_pinned(namespace: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn status_is_read() {
-        let text = "Name:\tUid:\t7\nTgid:\t12\nPid:\t13\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t4 24 27 \n\
-                    CapInh:\t0\nCapPrm:\t0\nCapEff:\t00000000a80425fb\n";
-        let status = Status::parse(text).unwrap();
-        assert_eq!(status.process, 12);
-        let i = status.identity;
-        assert_eq!((i.fsuid, i.fsgid, i.groups, i.capabilities), (4, 8, vec![4, 24, 27], 0xa804_25fb));
-        assert!(Status::parse("Tgid:\t1\n").is_err());
-        assert_eq!(own_identity().unwrap().fsuid, 0);
-    }
 
     #[test]
     fn names_of_a_pinned_namespace() {

@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use super::caller::{Ids, Node, Proc, Status};
+use super::caller::{Ids, Node};
 use super::calls::Op;
+use super::thread::{Credentials, Proc, Thread};
 use super::{Kind, NO_CHANGE};
-use crate::sys::identity::{self, Identity, Last};
+use crate::sys::identity::{self, FILE_CAPABILITIES, Identity, Last, Start};
 use crate::sys::seccomp::{Answer, Notification};
 use crate::sys::{file, process};
 
@@ -58,9 +59,16 @@ pub fn fold(
     op: Op,
     ids: [u32; 2],
     (proc, node, own): (&Proc, &Node, &Own),
+    thread: &Thread,
     valid: impl Fn() -> bool,
 ) -> Answer {
-    match try_fold(n, op, ids, (proc, node, own), valid) {
+    let fold = |who: fn(&Thread) -> _| try_fold(n, op, ids, (proc, node, own), (thread, who), &valid);
+    let outcome = match fold(Thread::quick_credentials) {
+        // The caller's groups may be what is missing.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => fold(Thread::credentials),
+        outcome => outcome,
+    };
+    match outcome {
         Ok(Some(())) => Answer::Done,
         Ok(None) => Answer::Continue,
         Err(e) => Answer::Errno(e.raw_os_error().unwrap_or(libc::EINVAL)),
@@ -72,9 +80,10 @@ fn try_fold(
     op: Op,
     [uid, gid]: [u32; 2],
     (proc, node, own): (&Proc, &Node, &Own),
-    valid: impl Fn() -> bool,
+    (thread, who): (&Thread, fn(&Thread) -> io::Result<Credentials>),
+    valid: &impl Fn() -> bool,
 ) -> Outcome {
-    let theirs = Ids::of(proc, node, n.tid)?;
+    let theirs = Ids::of(proc, node, thread)?;
     let known = |kind, id| id == NO_CHANGE || theirs.knows(node, kind, id);
     if known(Kind::User, uid) && known(Kind::Group, gid) {
         return Ok(None);
@@ -82,29 +91,46 @@ fn try_fold(
     let place = |kind, id| if id == NO_CHANGE { id } else { theirs.place(node, kind, id).0 };
     let (uid, gid) = (place(Kind::User, uid), place(Kind::Group, gid));
 
-    let status = Status::of(proc, n.tid)?;
-    let target = target(n, op, proc, status.process)?;
-    let root = proc.place(n.tid, "root")?;
+    let mut identity = who(thread)?.identity;
+    if !matches!(theirs, Ids::Node) {
+        // Others are of no worth outside its namespace.
+        identity.capabilities &= FILE_CAPABILITIES;
+    }
+    let target = target(n, op, thread)?;
+    let root = thread.place(c"root")?;
     if !valid() {
         // Whatever was read may be another thread's; nobody waits for the answer.
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     match target {
-        Target::Descriptor(fd) => as_caller(own, &status.identity, None, || identity::fchown(fd.as_fd(), uid, gid))?,
-        Target::Place(fd) => as_caller(own, &status.identity, None, || identity::chown(fd.as_fd(), uid, gid))?,
+        Target::Descriptor(fd) => as_caller(own, &identity, None, || identity::fchown(fd.as_fd(), uid, gid))?,
+        Target::Place(fd) => as_caller(own, &identity, None, || identity::chown(fd.as_fd(), uid, gid))?,
         Target::Path { path, from, last } => {
             let path =
                 CStr::from_bytes_with_nul(path.bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
             // To us such a path would mean a descriptor of our own.
-            let named = Named::of(path, last).map(|named| (named, named.copy(n.tid, status.process)));
+            let named = Named::of(path, last).map(|named| (named, named.copy(thread)));
             if named.is_some() && !valid() {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
-            let change = || match named {
-                Some((named, copy)) if named.is_real() => identity::chown(copy?.as_fd(), uid, gid),
-                _ => identity::chown(identity::find(from.as_ref().map(AsFd::as_fd), path, last)?.as_fd(), uid, gid),
+            let change = |start| identity::chown(identity::find(start, path, last)?.as_fd(), uid, gid);
+            let rooted = |work: &mut dyn FnMut() -> io::Result<()>| as_caller(own, &identity, Some(&root), work);
+            let changed = match (named, &from) {
+                (Some((named, copy)), _) => rooted(&mut || match &copy {
+                    Ok(copy) if named.is_real() => identity::chown(copy.as_fd(), uid, gid),
+                    Err(e) if named.is_real() => {
+                        Err(io::Error::from_raw_os_error(e.raw_os_error().unwrap_or(libc::EIO)))
+                    }
+                    _ => change(Start::Here),
+                }),
+                (None, Some(from)) => rooted(&mut || change(Start::At(from.as_fd()))),
+                // To change the root and back takes longer than all the rest.
+                (None, None) => match as_caller(own, &identity, None, || change(Start::Root(root.as_fd()))) {
+                    Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => rooted(&mut || change(Start::Here)),
+                    changed => changed,
+                },
             };
-            match as_caller(own, &status.identity, Some(&root), change) {
+            match changed {
                 // A magic link leads to what its reader has open, and the reader has to be the caller.
                 Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(None),
                 // So does a path through /proc/self, which is nowhere or somebody else's here.
@@ -124,10 +150,10 @@ fn speaks_of_self(path: &CStr) -> bool {
     path.to_bytes().windows(4).any(|w| w == b"self" || w == b"/fd/")
 }
 
-fn target(n: &Notification, op: Op, proc: &Proc, process: u32) -> io::Result<Target> {
+fn target(n: &Notification, op: Op, thread: &Thread) -> io::Result<Target> {
     const KNOWN_FLAGS: i32 = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
-    let descriptor = || process::copy_descriptor(n.tid, process, n.args[0] as i32);
-    let here = || proc.place(n.tid, "cwd");
+    let descriptor = || thread.descriptor(n.args[0] as i32);
+    let here = || thread.place(c"cwd");
     match op {
         Op::Fchown => Ok(Target::Descriptor(descriptor()?)),
         Op::Fchownat => {
@@ -220,9 +246,9 @@ impl Named {
     }
 
     /// The caller's descriptor of this number; ENOENT if it has none, as there is no such name then.
-    fn copy(&self, tid: u32, process: u32) -> io::Result<OwnedFd> {
-        let owner = if self.thread { tid } else { process };
-        process::copy_descriptor(owner, process, self.number).map_err(|e| match e.raw_os_error() {
+    fn copy(&self, thread: &Thread) -> io::Result<OwnedFd> {
+        let copy = if self.thread { Thread::descriptor } else { Thread::descriptor_of_process };
+        copy(thread, self.number).map_err(|e| match e.raw_os_error() {
             Some(libc::EBADF) => io::Error::from_raw_os_error(libc::ENOENT),
             _ => e,
         })
@@ -230,7 +256,7 @@ impl Named {
 
     /// Whether it is what it seems, to be asked from the caller's root: it may be a plain file there.
     fn is_real(&self) -> bool {
-        let proc = identity::find(None, c"/proc", Last::Follow).and_then(|fd| file::file_system(&fd));
+        let proc = identity::find(Start::Here, c"/proc", Last::Follow).and_then(|fd| file::file_system(&fd));
         proc.is_ok_and(|magic| magic == file::PROC_MAGIC)
             && self.link.is_none_or(|(link, to)| {
                 let path = std::path::Path::new(std::ffi::OsStr::from_bytes(link.to_bytes()));

@@ -12,6 +12,7 @@ mod chown;
 pub mod filter;
 mod pool;
 mod setid;
+mod thread;
 
 use std::ffi::{CString, OsString};
 use std::fs;

@@ -16,10 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::caller::{self, Node, Proc};
+use super::caller::Node;
 use super::calls::{Call, Op};
 use super::chown::Own;
 use super::setid::{End, Folded};
+use super::thread::{Credentials, Proc, Thread};
 use super::{Kind, NO_CHANGE, calls, chown, setid};
 use crate::journal::{Journal, Level};
 use crate::sys::seccomp::{self, Answer, Notification};
@@ -92,7 +93,7 @@ pub fn serve(listener: OwnedFd, node: Node, journal: Journal) -> io::Result<()> 
         listener,
         node,
         proc: Proc::open()?,
-        own: Own { identity: caller::own_identity()?, root: File::open("/")?.into() },
+        own: Own { identity: Credentials::own()?.identity, root: File::open("/")?.into() },
         journal: Mutex::new(journal),
         state: Mutex::default(),
         arrays_free: Condvar::new(),
@@ -150,22 +151,22 @@ impl Shared {
     fn work(self: &Arc<Shared>) {
         loop {
             let turn = self.stand_by();
-            // Most calls come from the thread of the last one. It may have joined another namespace since: then its call is
-            // only counted and told as if it had not.
-            let mut last = (0, 0);
+            // Most calls come from the thread of the last one. It may have joined another mount namespace since: then its
+            // call is only counted and told as if it had not.
+            let mut caller: Option<Thread> = None;
             while self.leads(turn) {
                 // Failures are of single calls: their caller died, or a signal came.
                 let Ok(n) = seccomp::receive(self.listener.as_fd()) else { continue };
-                if n.tid != last.0 {
-                    last = (n.tid, self.proc.namespace(n.tid, "mnt").unwrap_or_default());
+                if caller.as_ref().is_none_or(|caller| caller.tid != n.tid) {
+                    caller = Thread::open(&self.proc, n.tid).ok();
                 }
-                let container = last.1;
+                let container = caller.as_ref().map_or(0, |caller| caller.mount);
                 if !self.admit(n, container, turn) {
                     continue;
                 }
-                let mut must_end = self.handle(&n, container) == Some(End::Killed);
+                let mut must_end = self.handle(&n, container, &mut caller) == Some(End::Killed);
                 while let Some((container, n)) = self.finish(container, turn, &mut must_end) {
-                    must_end |= self.handle(&n, container) == Some(End::Killed);
+                    must_end |= self.handle(&n, container, &mut caller) == Some(End::Killed);
                 }
                 if must_end {
                     return;
@@ -309,8 +310,16 @@ impl Shared {
     }
 
     /// Serves one call; for a set-id call, how it ended.
-    fn handle(self: &Arc<Shared>, n: &Notification, container: Container) -> Option<End> {
+    fn handle(self: &Arc<Shared>, n: &Notification, container: Container, held: &mut Option<Thread>) -> Option<End> {
         let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
+        let caller = match Thread::turn_to(held, &self.proc, n.tid) {
+            Ok(caller) => caller,
+            // Most likely it is gone, and nobody waits for the answer.
+            Err(e) => {
+                self.answer(n, Answer::Errno(e.raw_os_error().unwrap_or(libc::ESRCH)));
+                return None;
+            }
+        };
         match call {
             None => self.answer(n, Answer::Continue),
             // The registers of a 32-bit ARM program are of a layout that ptrace.rs does not know.
@@ -318,14 +327,15 @@ impl Shared {
                 self.answer(n, Answer::Continue);
             }
             Some(call @ Call { op: Op::Uids(_) | Op::Gids(_) | Op::Groups, .. }) => {
-                return self.set_ids(n, call, container);
+                return self.set_ids(n, call, container, caller);
             }
             Some(call) => {
                 let (first, _) = call.op.ids();
                 let ids = [super::id(n.args[first], call.narrow), super::id(n.args[first + 1], call.narrow)];
-                let answer = chown::fold(n, call.op, ids, (&self.proc, &self.node, &self.own), || self.valid(n));
+                let ours = (&self.proc, &self.node, &self.own);
+                let answer = chown::fold(n, call.op, ids, ours, caller, || self.valid(n));
                 if answer == Answer::Done {
-                    self.tell(n, container, &[(Kind::User, ids[0]), (Kind::Group, ids[1])]);
+                    self.tell(caller, container, &[(Kind::User, ids[0]), (Kind::Group, ids[1])]);
                 }
                 self.answer(n, answer);
             }
@@ -333,11 +343,11 @@ impl Shared {
         None
     }
 
-    fn set_ids(self: &Arc<Shared>, n: &Notification, call: Call, container: Container) -> Option<End> {
+    fn set_ids(self: &Arc<Shared>, n: &Notification, call: Call, container: Container, caller: &Thread) -> Option<End> {
         let mut ended = None;
         // libc sets the groups of all threads of a process from one array: one thread after the other may read it.
-        let process = (call.op == Op::Groups).then(|| self.take_array(n.tid));
-        match setid::plan(n, call, &self.proc, &self.node) {
+        let process = (call.op == Op::Groups).then(|| self.take_array(caller));
+        match setid::plan(n, call, (&self.proc, &self.node), caller) {
             // It will ask again while it is served, and somebody has to be there to hear it.
             Ok(Some(folded)) if folded.asks_again(&self.node) && !self.hand_over() => {
                 self.answer(n, Answer::Errno(libc::EAGAIN));
@@ -348,7 +358,7 @@ impl Shared {
                 let over = || {
                     self.state().folding.remove(&n.tid);
                 };
-                let end = setid::fold(n, &folded, &self.proc, answer, || self.valid(n), over);
+                let end = setid::fold(n, &folded, caller, answer, || self.valid(n), over);
                 ended = Some(end);
                 match end {
                     End::Made => {
@@ -357,7 +367,7 @@ impl Shared {
                             let (_, count) = call.op.ids();
                             let kind = if let Op::Uids(_) = call.op { Kind::User } else { Kind::Group };
                             let ids = n.args[..count].iter().map(|a| (kind, super::id(*a, call.narrow)));
-                            self.tell(n, container, &ids.collect::<Vec<_>>());
+                            self.tell(caller, container, &ids.collect::<Vec<_>>());
                         }
                     }
                     End::Again | End::Killed => {}
@@ -384,8 +394,8 @@ impl Shared {
     }
 
     /// Waits until no other thread of this one's process has its array replaced.
-    fn take_array(&self, tid: u32) -> u32 {
-        let process = caller::Status::of(&self.proc, tid).map_or(tid, |status| status.process);
+    fn take_array(&self, caller: &Thread) -> u32 {
+        let process = caller.process().unwrap_or(caller.tid);
         let mut state = self.state();
         while !state.arrays.insert(process) {
             state = self.arrays_free.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -394,7 +404,7 @@ impl Shared {
     }
 
     /// One line for each new id of a container, not for each call.
-    fn tell(&self, n: &Notification, container: Container, ids: &[(Kind, u32)]) {
+    fn tell(&self, caller: &Thread, container: Container, ids: &[(Kind, u32)]) {
         for (kind, id) in ids.iter().filter(|(kind, id)| *id != NO_CHANGE && !self.node.of(*kind).contains(*id)) {
             let mut state = self.state();
             if state.told.len() >= MAX_TOLD || !state.told.insert((container, *kind, *id)) {
@@ -405,7 +415,7 @@ impl Shared {
                 Kind::User => ("uid", self.node.uids.place(*id)),
                 Kind::Group => ("gid", self.node.gids.place(*id)),
             };
-            let name = self.proc.read(n.tid, "comm").unwrap_or_default();
+            let name = caller.read(c"comm").unwrap_or_default();
             let name = name.trim_end();
             self.say(Level::Info, format!("{name} in mount namespace {container}: {what} {id} is folded to {place}"));
         }

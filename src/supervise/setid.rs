@@ -9,8 +9,9 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::caller::{Ids, Node, Proc, Status};
+use super::caller::{Ids, Node};
 use super::calls::{Call, Op};
+use super::thread::{Proc, Thread};
 use super::{Kind, NO_CHANGE};
 use crate::sys::process;
 use crate::sys::ptrace::{self, ERESTARTNOINTR, ERESTARTSYS, Registers, Stop};
@@ -44,13 +45,13 @@ impl Folded {
 }
 
 /// Works out the ids. None: the kernel knows them all, or is to say what is wrong.
-pub fn plan(n: &Notification, call: Call, proc: &Proc, node: &Node) -> io::Result<Option<Folded>> {
-    let ids = Ids::of(proc, node, n.tid)?;
+pub fn plan(n: &Notification, call: Call, (proc, node): (&Proc, &Node), thread: &Thread) -> io::Result<Option<Folded>> {
+    let ids = Ids::of(proc, node, thread)?;
     if let Ids::Foreign = ids {
         return Ok(None);
     }
     match call.op {
-        Op::Groups => plan_groups(n, call.narrow, &ids, proc, node),
+        Op::Groups => plan_groups(n, call.narrow, &ids, node, thread),
         Op::Uids(count) => Ok(plan_arguments(n, call.narrow, Kind::User, count, &ids, node)),
         Op::Gids(count) => Ok(plan_arguments(n, call.narrow, Kind::Group, count, &ids, node)),
         _ => Ok(None),
@@ -70,7 +71,7 @@ fn plan_arguments(n: &Notification, narrow: bool, kind: Kind, count: usize, ids:
     changed.then_some(Folded::Arguments(folded))
 }
 
-fn plan_groups(n: &Notification, narrow: bool, ids: &Ids, proc: &Proc, node: &Node) -> io::Result<Option<Folded>> {
+fn plan_groups(n: &Notification, narrow: bool, ids: &Ids, node: &Node, thread: &Thread) -> io::Result<Option<Folded>> {
     let (count, address) = (n.args[0] as u32 as u64, n.args[1]);
     if count > MAX_GROUPS {
         return Ok(None);
@@ -80,7 +81,7 @@ fn plan_groups(n: &Notification, narrow: bool, ids: &Ids, proc: &Proc, node: &No
     let readable = process::read_memory(n.tid, address, &mut theirs).is_ok_and(|read| read == theirs.len());
     if !readable {
         // The kernel would stumble over an unmapped id before it comes to the end of what is there.
-        let may = Status::of(proc, n.tid)?.identity.capabilities & CAP_SETGID != 0;
+        let may = thread.credentials()?.identity.capabilities & CAP_SETGID != 0;
         return if may { Err(io::Error::from_raw_os_error(libc::EFAULT)) } else { Ok(None) };
     }
     let mut ours = theirs.clone();
@@ -118,7 +119,7 @@ pub enum End {
 pub fn fold(
     n: &Notification,
     folded: &Folded,
-    proc: &Proc,
+    thread: &Thread,
     answer: impl Fn(Answer) -> io::Result<()>,
     valid: impl Fn() -> bool,
     over: impl FnOnce(),
@@ -132,7 +133,7 @@ pub fn fold(
         }
     }
     let mut held = Held { tid: n.tid, signal: 0 };
-    let end = held.begin(n, folded, proc, answer, valid).unwrap_or(End::Again);
+    let end = held.begin(n, folded, thread, answer, valid).unwrap_or(End::Again);
     over();
     if ptrace::detach(held.tid, held.signal) { end } else { End::Killed }
 }
@@ -148,7 +149,7 @@ impl Held {
         &mut self,
         n: &Notification,
         folded: &Folded,
-        proc: &Proc,
+        thread: &Thread,
         answer: impl Fn(Answer) -> io::Result<()>,
         valid: impl Fn() -> bool,
     ) -> io::Result<End> {
@@ -160,10 +161,10 @@ impl Held {
         }
         // Before Linux 5.19 the interrupt has ended the wait by itself, and there is nothing to answer any more.
         let _ = answer(Answer::Restart);
-        self.make(n, folded, proc)
+        self.make(n, folded, thread)
     }
 
-    fn make(&mut self, n: &Notification, folded: &Folded, proc: &Proc) -> io::Result<End> {
+    fn make(&mut self, n: &Notification, folded: &Folded, thread: &Thread) -> io::Result<End> {
         let old = super::is_old(n.arch);
         if !self.stopped_as(Stop::Trap) {
             return Ok(End::Again);
@@ -195,7 +196,7 @@ impl Held {
                 }
             }
             Folded::Array { address, theirs, ours } => {
-                let memory = proc.memory(self.tid);
+                let memory = thread.memory();
                 let written = memory.and_then(|memory| {
                     let whole = memory.write_all_at(ours, *address);
                     // A part of it may have been written.

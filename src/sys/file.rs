@@ -98,8 +98,8 @@ pub fn file_system(fd: &OwnedFd) -> io::Result<i64> {
     Ok(out.f_type as i64)
 }
 
-/// The number of a namespace, from the text of its link `/proc/PID/ns/user` (`user:[4026531837]`). Following the link
-/// instead makes the kernel build an inode each time.
+/// The number of a namespace, from the text of its link `/proc/PID/ns/user` (`user:[4026531837]`); an empty path: of the
+/// link that `dir` itself is. Following the link instead makes the kernel build an inode each time.
 pub fn namespace_number(dir: BorrowedFd, path: &CStr) -> io::Result<u64> {
     let mut text = [0u8; 64];
     let (start, size) = (text.as_mut_ptr().cast(), text.len());

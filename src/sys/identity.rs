@@ -42,16 +42,28 @@ pub fn enter(root: BorrowedFd) -> io::Result<()> {
     }
 }
 
+/// Whether all that we may is what somebody else of the same file-system uid may too, on files at least: then our own
+/// capabilities do as well as the other's.
+fn is_equal(who: &Identity, own: &Identity) -> bool {
+    let (theirs, ours) = (who.capabilities, own.capabilities);
+    who.fsuid == own.fsuid && ours & !theirs == 0 && theirs & FILE_CAPABILITIES & !ours == 0
+}
+
 /// Takes an identity in place of our own, capabilities last: they are what the rest takes.
 pub fn assume(who: &Identity, own: &Identity) -> io::Result<()> {
     set_ids(own, who)?;
+    if is_equal(who, own) {
+        return Ok(());
+    }
     // Set even if they are the same: a change of the file-system uid from 0 has changed them too (capabilities(7)).
     set_effective(who.capabilities & FILE_CAPABILITIES)
 }
 
 /// Takes our own identity back: capabilities first.
 pub fn resume(who: &Identity, own: &Identity) -> io::Result<()> {
-    set_effective(own.capabilities)?;
+    if !is_equal(who, own) {
+        set_effective(own.capabilities)?;
+    }
     set_ids(who, own)?;
     // The way back to 0 changes them once more.
     if who.fsuid == own.fsuid { Ok(()) } else { set_effective(own.capabilities) }
@@ -104,11 +116,23 @@ fn capabilities() -> io::Result<[CapData; 2]> {
     if let Some(known) = PERMITTED.with(|p| p.get().copied()) {
         return Ok(known);
     }
-    let mut header = CapHeader { version: VERSION, pid: 0 };
+    let data = capget(0)?;
+    Ok(PERMITTED.with(|p| *p.get_or_init(|| data)))
+}
+
+/// The capabilities of a thread; 0: of this one.
+fn capget(tid: u32) -> io::Result<[CapData; 2]> {
+    let mut header = CapHeader { version: VERSION, pid: tid as libc::c_int };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 takes a header and two data structs, all ours.
     cerr(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
-    Ok(PERMITTED.with(|p| *p.get_or_init(|| data)))
+    Ok(data)
+}
+
+/// The effective capabilities of a thread, by bit. ESRCH if there is none of this number.
+pub fn capabilities_of(tid: u32) -> io::Result<u64> {
+    let [low, high] = capget(tid)?;
+    Ok(u64::from(high.effective) << 32 | u64::from(low.effective))
 }
 
 /// Those of the wanted capabilities that we are permitted.
@@ -131,9 +155,20 @@ pub enum Last {
     Itself,
 }
 
-/// Finds a file as this thread's identity may, a relative path from `from` (None: the working directory). ELOOP if the way
-/// leads through a magic link such as `/proc/PID/root`.
-pub fn find(from: Option<BorrowedFd>, path: &std::ffi::CStr, last: Last) -> io::Result<std::os::fd::OwnedFd> {
+/// Where a path starts.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// An absolute one at this thread's root, another one at its working directory.
+    Here,
+    /// The same, but a relative one at this directory.
+    At(BorrowedFd<'a>),
+    /// At this directory, which no absolute path, link or `..` leads out of. EAGAIN if that cannot be told because
+    /// something was renamed meanwhile.
+    Root(BorrowedFd<'a>),
+}
+
+/// Finds a file as this thread's identity may. ELOOP if the way leads through a magic link such as `/proc/PID/root`.
+pub fn find(start: Start, path: &std::ffi::CStr, last: Last) -> io::Result<std::os::fd::OwnedFd> {
     #[repr(C)]
     struct OpenHow {
         flags: u64,
@@ -141,11 +176,16 @@ pub fn find(from: Option<BorrowedFd>, path: &std::ffi::CStr, last: Last) -> io::
         resolve: u64,
     }
     const RESOLVE_NO_MAGICLINKS: u64 = 2;
+    const RESOLVE_IN_ROOT: u64 = 16;
     let no_follow = if last == Last::Itself { libc::O_NOFOLLOW } else { 0 };
     let flags = (libc::O_PATH | libc::O_CLOEXEC | no_follow) as u64;
-    let how = OpenHow { flags, mode: 0, resolve: RESOLVE_NO_MAGICLINKS };
+    let (from, resolve) = match start {
+        Start::Here => (libc::AT_FDCWD, 0),
+        Start::At(dir) => (dir.as_raw_fd(), 0),
+        Start::Root(dir) => (dir.as_raw_fd(), RESOLVE_IN_ROOT),
+    };
+    let how = OpenHow { flags, mode: 0, resolve: resolve | RESOLVE_NO_MAGICLINKS };
     let (how, size) = (&raw const how, size_of::<OpenHow>());
-    let from = from.map_or(libc::AT_FDCWD, |fd| fd.as_raw_fd());
     // SAFETY: `path` is NUL-terminated and `how` of the given size; both are only read during the call.
     super::owned(cerr(unsafe { libc::syscall(libc::SYS_openat2, from, path.as_ptr(), how, size) }))
 }

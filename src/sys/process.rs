@@ -17,20 +17,58 @@ pub fn read_memory(tid: u32, address: u64, into: &mut [u8]) -> io::Result<usize>
     cerr(read as libc::c_long).map(|n| n as usize)
 }
 
-/// A copy of a descriptor of a thread. EBADF if it has none of this number.
-pub fn copy_descriptor(tid: u32, process: u32, number: i32) -> io::Result<OwnedFd> {
-    /// Linux 6.9: the thread itself, which can have a table of its own.
+fn pidfd_open(pid: u32, flags: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: integers.
+    owned(cerr(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) }))
+}
+
+/// A handle on a process.
+pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    pidfd_open(pid, 0)
+}
+
+/// A handle on a thread, which can have a descriptor table of its own. EINVAL before Linux 6.9.
+pub fn open_thread(tid: u32) -> io::Result<OwnedFd> {
     const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
-    let open = |pid: u32, flags: libc::c_int| {
-        // SAFETY: integers.
-        owned(cerr(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) }))
-    };
-    let target = match open(tid, PIDFD_THREAD) {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => open(process, 0)?,
-        result => result?,
-    };
-    // SAFETY: `target` is open; integers otherwise.
-    owned(cerr(unsafe { libc::syscall(libc::SYS_pidfd_getfd, target.as_raw_fd(), number, 0) }))
+    pidfd_open(tid, PIDFD_THREAD)
+}
+
+/// A copy of a descriptor of a process or thread. EBADF if it has none of this number.
+pub fn copy_descriptor(pidfd: BorrowedFd, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: `pidfd` is open; integers otherwise.
+    owned(cerr(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) }))
+}
+
+/// What the kernel tells of a thread (struct pidfd_info of linux/pidfd.h, its first 64 bytes).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Info {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    /// The process that it belongs to.
+    pub process: u32,
+    /// Its parent; real, effective and saved ids.
+    others: [u32; 7],
+    /// File-system user id.
+    pub fsuid: u32,
+    /// File-system group id.
+    pub fsgid: u32,
+    exit_code: i32,
+}
+
+/// Asks a handle. ENOTTY before Linux 6.13, ESRCH when the thread is gone.
+pub fn info(pidfd: BorrowedFd) -> io::Result<Info> {
+    /// _IOWR(0xff, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: u32 = 0xc040_ff0b;
+    const PIDS_AND_CREDENTIALS: u64 = 3;
+    let mut info = Info { mask: PIDS_AND_CREDENTIALS, ..Default::default() };
+    // SAFETY: the request's number has the size of `info`, which the kernel fills.
+    cerr(unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as libc::Ioctl, &raw mut info) }.into())?;
+    match info.mask & PIDS_AND_CREDENTIALS {
+        PIDS_AND_CREDENTIALS => Ok(info),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    }
 }
 
 /// Starts a command, found by PATH, under the filter, and sends the filter's listener over the socket. Its pid.

@@ -23,6 +23,7 @@ func TestRights(t *testing.T) {
 		{name: "to the caller itself", lay: lay, steps: []string{"become 1056 1056 1056", "chown s:of1056 #1000660000 #1000660000", "chown s:own #1000660000 -1"}, want: "0 EPERM"},
 		{name: "behind a closed folder", lay: lay, steps: []string{"open 9 r closed/own", "become 1000 1000 1000,1056", "chown s:closed/own" + group, "chown s:closed/none" + group, "fchown 9" + group, "fchownat 9 s:" + group + " 0x1000"}, want: "EACCES EACCES 0 0"},
 		{name: "behind a folder of a group", lay: lay, steps: []string{user, "chown s:listed/own" + group}, want: "EACCES"},
+		{name: "root in a foreigner's folder", lay: lay, steps: []string{"become 0 0 1056", "chown s:/run/foreign/file" + ids, "become 0 0 1", "chown s:/run/foreign/file" + ids}, want: "0 EACCES"},
 		{name: "root without capabilities", lay: lay, steps: []string{"caps none", "chown s:roots" + ids, "chown s:own" + ids, "chown s:closed/own" + ids}, want: "EPERM EPERM EACCES"},
 		{name: "root with CAP_CHOWN alone", lay: lay, steps: []string{"caps chown", "chown s:roots" + ids, "chown s:own" + ids, "chown s:closed/own" + ids, "chown s:suid" + ids}, want: "0 0 EACCES EPERM"},
 		{name: "root without CAP_CHOWN", lay: lay, steps: []string{"caps dac,search,fowner,setuid,setgid,fsetid", "chown s:roots" + ids, "chown s:closed/own" + ids, "chown s:none" + ids}, want: "EPERM EPERM ENOENT"},

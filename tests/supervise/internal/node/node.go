@@ -23,6 +23,10 @@ const (
 	// BinDir is where the node finds the programs handed over to Run.
 	BinDir = "/run/bin"
 
+	// ForeignDir is a folder of an owner that the node does not know; the group ForeignGroup may go there.
+	ForeignDir   = "/run/foreign"
+	ForeignGroup = 1056
+
 	// firstHostID is where the ids of the node start outside of it.
 	firstHostID = 2937359488
 
@@ -95,6 +99,12 @@ func outer() error {
 		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, firstHostID, firstHostID)); err != nil {
 			return err
 		}
+	}
+	// A folder whose owner the node does not know: what root may there, it may as a member of the group.
+	group := firstHostID + ForeignGroup
+	if err := errors.Join(os.Mkdir(ForeignDir, 0o750), os.WriteFile(ForeignDir+"/file", nil, 0o644),
+		os.Chown(ForeignDir+"/file", firstHostID, firstHostID), os.Chown(ForeignDir, 0, group)); err != nil {
+		return err
 	}
 	for _, path := range filepath.SplitList(os.Getenv(filesVar)) {
 		to := filepath.Join(BinDir, filepath.Base(path))
