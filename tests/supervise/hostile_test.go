@@ -252,6 +252,18 @@ func callers(mark string) []int {
 	return pids
 }
 
+// hanging is how many callers with this in their command line wait for the answer to a call.
+func hanging(mark string) int {
+	n := 0
+	for _, pid := range callers(mark) {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+		if strings.HasPrefix(string(text), fmt.Sprint(unix.SYS_CHOWN, " ")) {
+			n++
+		}
+	}
+	return n
+}
+
 // A file system that never answers holds up those who ask it, in any number, and nobody else.
 func TestStuckFileSystem(t *testing.T) {
 	inNode(t, func(t *testing.T) {
@@ -311,6 +323,67 @@ func TestStuckFileSystem(t *testing.T) {
 		}
 		if o := s.do(t, fmt.Sprintf("%s 'chown s:%s/stuck/f #65532 #65532'", caller, stage)); o.code != 0 || answers(o.out) != "ENOTCONN" {
 			t.Errorf("on a file system that is gone: %s", o.out)
+		}
+	})
+}
+
+// Calls that hang one after the other, while of the supervisor's threads that stand by some sleep and one does not: each
+// of them has to take over in its turn.
+func TestStuckInTurn(t *testing.T) {
+	inNode(t, func(t *testing.T) {
+		// How long the thread that was at the late call, and stands by again, has been awake when the first call hangs:
+		// it sleeps after 50 ms. The others sleep since that call began.
+		for _, awake := range []int{5, 10, 15, 20, 25, 30, 35} {
+			t.Run(fmt.Sprintf("%d ms", awake), func(t *testing.T) {
+				freshStage(t)
+				folder("stuck", 0o755, 0, 0)
+				file("f", 0o644, 0, 0)
+				background(t, "mounted", caller, "@fuse", stage+"/stuck")
+				s := newSession(t)
+				late, others := "/run/tmp/late", "/run/tmp/others"
+				os.Remove(late)
+				os.Remove(others)
+				hang := fmt.Sprintf("'chown s:%s/stuck/f #65532 #65532'", stage)
+				// waiting waits until this many calls hang, and the leader has had time to be relieved.
+				waiting := func(n int) {
+					eventually(t, "calls hang", func() error {
+						if got := hanging("stuck/f"); got != n {
+							return fmt.Errorf("%d of %d", got, n)
+						}
+						return nil
+					})
+					time.Sleep(50 * time.Millisecond)
+				}
+				s.do(t, fmt.Sprintf("%s 'chown s:%s/stuck/late #65532 #65532' 'sleep-ms %d' %s >%s 2>&1 &", caller, stage, awake, hang, late))
+				eventually(t, "the late call's end", func() error {
+					if text, err := os.ReadFile(late); string(text) != "chown = ENOENT\n" {
+						return fmt.Errorf("%q, %v", text, err)
+					}
+					return nil
+				})
+				waiting(1)
+				s.do(t, fmt.Sprintf("%s %s >/dev/null 2>&1 &", caller, hang))
+				waiting(2)
+				// Beside the shell, which must not wait for an end that does not come.
+				s.do(t, fmt.Sprintf("unshare -m %s @chowns 100 %s/f >%s 2>&1 &", caller, stage, others))
+				var o outcome
+				eventually(t, "calls of another container are answered", func() error {
+					text, err := os.ReadFile(others)
+					if o.out = string(text); !strings.HasSuffix(o.out, "\n") {
+						return fmt.Errorf("%q, %v", o.out, err)
+					}
+					return nil
+				})
+				if t.Failed() {
+					t.Fatal(processes())
+				}
+				if took := longest(t, o); took > time.Second {
+					t.Errorf("a call of another container waited %v for another's file system", took)
+				}
+			})
+			if t.Failed() {
+				break // the others would only take long
+			}
 		}
 	})
 }

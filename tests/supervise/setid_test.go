@@ -67,6 +67,27 @@ func TestSetGroupsOfAFile(t *testing.T) {
 	})
 }
 
+// An array that can be written to in its first part only. It is refused, and what was written is taken back: the caller
+// ends with status 99 if its array has changed.
+func TestSetGroupsOfHalfAFile(t *testing.T) {
+	steps := []string{"setgroups 2 g:7,8", "setgroups 6 F:6", "setgroups 3000 F:3000", "i386:setgroups32 6 F:6", "status"}
+	inNode(t, func(t *testing.T) {
+		for _, c := range []struct {
+			argv         []string
+			want, groups string
+		}{
+			{[]string{caller, "-p"}, "0 0 0 0", "Groups:"}, // the kernel itself only reads it
+			{supervised(caller), "0 EINVAL EINVAL EINVAL", "Groups:\t7 8 \n"},
+		} {
+			freshStage(t)
+			o := runIn(t, stage, append(c.argv, steps...)...)
+			if got := answers(o.out); o.code != 0 || got != c.want || !strings.Contains(o.out, c.groups) {
+				t.Errorf("%q: answers %q, want %q, status %d\n%s", c.argv, got, c.want, o.code, o.out)
+			}
+		}
+	})
+}
+
 func TestSetIDs386(t *testing.T) {
 	play(t, []scene{
 		{name: "32 bits", steps: []string{"keepcaps", "i386:setuid32 #65532", "i386:setgid32 #65532", "status", "i386:setreuid32 #12345 -1", "i386:setregid32 -1 #12345", "status", "i386:setresuid32 #1185200044 #65533 -1", "i386:setresgid32 -1 #2048 #4096", "status", "i386:setfsuid32 #4294967294", "i386:setfsgid32 #65532", "status", "i386:setuid32 -1"},

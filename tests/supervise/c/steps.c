@@ -12,7 +12,8 @@
  *   l:N:TEXT a string of N bytes that means TEXT
  *   bad      an address where nothing is                                null    the address 0
  *   g:#1,2   an array of group ids, h: one of 16-bit ids, r: in read-only memory, f: in a read-only shared mapping of
- *            a file; G:N an array of N marked ids; x:N one of N that reaches past the end of memory
+ *            a file; G:N an array of N marked ids; x:N one of N that reaches past the end of memory, F:N one of N whose
+ *            second half is in a mapping as of f:
  */
 #include "caller.h"
 
@@ -67,6 +68,21 @@ static unsigned long marked(const char *text)
     return (value & ~0xfffffffful) | high(value);
 }
 
+/* Maps a file with these bytes, shared and for reading: not even the kernel writes to it for a tracer. At a place that
+ * is mapped already, or NULL: anywhere. */
+static char *file_pages(void *at, const void *bytes, size_t size)
+{
+    int fd = open("groups-file", O_RDWR | O_CREAT, 0600);
+    must(fd >= 0 && write(fd, bytes, size) == (ssize_t)size);
+    close(fd);
+    must((fd = open("groups-file", O_RDONLY)) >= 0);
+    at = mmap(at, size, PROT_READ, MAP_SHARED | (at ? MAP_FIXED : MAP_32BIT), fd, 0);
+    must(at != MAP_FAILED);
+    close(fd);
+    unlink("groups-file");
+    return at;
+}
+
 static unsigned long group_array(char *list, char kind)
 {
     gid_t ids[1024];
@@ -75,17 +91,8 @@ static unsigned long group_array(char *list, char kind)
         ids[n++] = word[0] == '#' ? marked(word + 1) : strtoul(word, NULL, 0);
     size_t size = n * width;
     char *at;
-    if (kind == 'f') { /* not even the kernel writes to it for a tracer */
-        int fd = open("groups-file", O_RDWR | O_CREAT, 0600);
-        must(fd >= 0 && write(fd, ids, size) == (ssize_t)size);
-        close(fd);
-        must((fd = open("groups-file", O_RDONLY)) >= 0);
-        at = mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_32BIT, fd, 0);
-        must(at != MAP_FAILED);
-        close(fd);
-        unlink("groups-file");
-        return remember(at, size);
-    }
+    if (kind == 'f')
+        return remember(file_pages(NULL, ids, size), size);
     at = pages(size + 1);
     for (size_t i = 0; i < n; i++)
         if (width == 2)
@@ -105,6 +112,19 @@ static unsigned long many_groups(size_t n, int past_the_end)
     for (size_t i = 0; i < there; i++)
         at[i] = high(65532 + 7919 * i);
     return remember(at, there * 4);
+}
+
+static unsigned long half_file_groups(size_t n)
+{
+    size_t size = n / 2 * 4, whole = (size + 4095) & ~4095ul;
+    char *half = pages(2 * whole) + whole;
+    gid_t *at = (gid_t *)(half - size);
+    for (size_t i = 0; i < n / 2 * 2; i++)
+        at[i] = high(65532 + 7919 * i);
+    char *copy = malloc(whole);
+    must(copy != NULL);
+    file_pages(half, memcpy(copy, half, whole), whole);
+    return remember(at, 2 * size);
 }
 
 static unsigned long argument(char *text)
@@ -155,6 +175,8 @@ static unsigned long argument(char *text)
     case 'G':
     case 'x':
         return many_groups(strtoul(colon, NULL, 0), text[0] == 'x');
+    case 'F':
+        return half_file_groups(strtoul(colon, NULL, 0));
     }
     die("no such argument: %s", text);
 }
