@@ -203,7 +203,7 @@ fn longest_that_fits(node: &NodeIds, required: &BTreeMap<NodeId, u32>, optional:
 fn build(node: &NodeIds, owner: &BTreeMap<NodeId, u32>) -> IdMap {
     let mut extents: Vec<Extent> =
         owner.iter().map(|(slot, id)| Extent { inside: *id, outside: slot.0, count: 1 }).collect();
-    for range in node.ids().iter() {
+    for range in node.lines() {
         let mut next = *range.start();
         for (slot, _) in owner.range(NodeId(*range.start())..=NodeId(*range.end())) {
             if slot.0 > next {
@@ -215,13 +215,14 @@ fn build(node: &NodeIds, owner: &BTreeMap<NodeId, u32>) -> IdMap {
             extents.push(Extent { inside: next, outside: next, count: *range.end() - next + 1 });
         }
     }
-    IdMap::from_disjoint(extents)
+    IdMap::joined(extents, |outside| node.starts_line(outside))
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::ops::RangeInclusive;
 
     fn node(map: &str) -> NodeIds {
         NodeIds::new(&IdMap::parse(map).unwrap()).unwrap()
@@ -341,14 +342,19 @@ pub mod tests {
         (pool, islands).prop_map(|(pool, islands)| {
             let mut ids = vec![0..=pool - 1];
             ids.extend(islands.into_iter().map(|(gap, n)| pool + gap..=pool + gap + n - 1));
-            let mut outside = 100_000;
-            let extents = Ranges::new(ids).iter().fold(Vec::new(), |mut all, r| {
+            // Root first and alone, as everywhere where a user's own id comes before the subordinate ones.
+            let cut = |r: &RangeInclusive<u32>| match (*r.start(), *r.end()) {
+                (0, end) if end > 0 => vec![0..=0, 1..=end],
+                (start, end) => vec![start..=end],
+            };
+            let (ids, mut outside) = (Ranges::new(ids), 100_000);
+            let lines = ids.iter().flat_map(cut).map(|r| {
                 let count = r.end() - r.start() + 1;
-                all.push(Extent { inside: *r.start(), outside, count });
                 outside += count;
-                all
+                format!("{} {} {count}\n", r.start(), outside - count)
             });
-            NodeIds::new(&IdMap::from_disjoint(extents)).unwrap()
+            let text: String = lines.collect();
+            NodeIds::new(&IdMap::parse(&text).unwrap()).unwrap()
         })
     }
 

@@ -20,7 +20,8 @@ pub struct Extent {
     pub count: u32,
 }
 
-/// A one-to-one map. Extents are sorted by `inside`, do not overlap on either side, and adjacent ones are merged.
+/// A one-to-one map. Extents are sorted by `inside` and do not overlap on either side. Where a run of ids is cut in two is
+/// kept: the kernel takes a line of a nested map only if it lies within one line of the map around it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdMap {
     extents: Vec<Extent>,
@@ -59,16 +60,27 @@ impl IdMap {
             }
             extents.push(extent);
         }
-        Ok(IdMap::from_disjoint(extents))
+        extents.sort_unstable_by_key(|e| e.inside);
+        Ok(IdMap { extents })
     }
 
-    /// Builds a map of extents that the caller knows to be disjoint on both sides.
-    pub fn from_disjoint(mut extents: Vec<Extent>) -> IdMap {
+    /// Builds a map of extents that the caller knows to be disjoint on both sides, with adjacent ones merged.
+    #[cfg(test)]
+    pub fn from_disjoint(extents: Vec<Extent>) -> IdMap {
+        IdMap::joined(extents, |_| false)
+    }
+
+    /// The same, but extents are not merged where `starts` says that a line of the map around starts at an outside id.
+    pub fn joined(mut extents: Vec<Extent>, starts: impl Fn(u32) -> bool) -> IdMap {
         extents.sort_unstable_by_key(|e| e.inside);
         let mut merged: Vec<Extent> = Vec::with_capacity(extents.len());
         for e in extents {
             match merged.last_mut() {
-                Some(last) if last.inside + last.count == e.inside && last.outside + last.count == e.outside => {
+                Some(last)
+                    if last.inside + last.count == e.inside
+                        && last.outside + last.count == e.outside
+                        && !starts(e.outside) =>
+                {
                     last.count += e.count;
                 }
                 _ => merged.push(e),
@@ -141,9 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn merges_adjacent_lines_and_sorts() {
+    fn sorts_and_merges_when_asked() {
         let map = IdMap::parse("10 110 5\n0 100 10\n20 500 1\n").unwrap();
-        assert_eq!(map.to_string(), "0 100 15\n20 500 1\n");
+        assert_eq!(map.to_string(), "0 100 10\n10 110 5\n20 500 1\n");
+        assert_eq!(IdMap::from_disjoint(map.extents().to_vec()).to_string(), "0 100 15\n20 500 1\n");
         // Adjacent inside but not outside: two lines.
         assert_eq!(IdMap::parse("0 1000 1\n1 100000 1999\n").unwrap().extents().len(), 2);
     }

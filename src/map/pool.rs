@@ -1,6 +1,7 @@
 //! The one rule: where an id that the node lacks is placed.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use super::idmap::IdMap;
 use super::ranges::Ranges;
@@ -20,6 +21,8 @@ impl fmt::Display for NodeId {
 pub struct NodeIds {
     ids: Ranges,
     pool: u32,
+    /// The ids line by line of the node's own map, ascending.
+    lines: Vec<RangeInclusive<u32>>,
 }
 
 /// The node does not map id 0, so the rule has no pool.
@@ -35,10 +38,11 @@ impl fmt::Display for NoRoot {
 impl NodeIds {
     /// The ids of the node whose own map this is.
     pub fn new(map: &IdMap) -> Result<NodeIds, NoRoot> {
-        let ids = Ranges::new(map.extents().iter().map(|e| e.inside..=e.inside + (e.count - 1)).collect());
+        let lines: Vec<_> = map.extents().iter().map(|e| e.inside..=e.inside + (e.count - 1)).collect();
+        let ids = Ranges::new(lines.clone());
         let first = ids.iter().next().filter(|range| *range.start() == 0).ok_or(NoRoot)?;
         let pool = *first.end() + 1;
-        Ok(NodeIds { ids, pool })
+        Ok(NodeIds { ids, pool, lines })
     }
 
     /// Whether the node's kernel knows the id.
@@ -49,6 +53,16 @@ impl NodeIds {
     /// The mapped ids.
     pub fn ids(&self) -> &Ranges {
         &self.ids
+    }
+
+    /// Whether a line of the node's own map starts at this id: a line of a container's map must not reach across it.
+    pub fn starts_line(&self, id: u32) -> bool {
+        self.lines.binary_search_by_key(&id, |line| *line.start()).is_ok()
+    }
+
+    /// The mapped ids, line by line of the node's own map.
+    pub fn lines(&self) -> &[RangeInclusive<u32>] {
+        &self.lines
     }
 
     /// The pool's length P, at least 1.

@@ -156,16 +156,16 @@ mod tests {
     /// Checks against the kernel: a node with these ids, and in it a namespace with the assigned map.
     fn kernel_takes(uids: &NodeIds, assigned: &IdMap) -> io::Result<IdMap> {
         let mut outside = 100_000;
-        let node: Vec<Extent> = uids
-            .ids()
+        let node: String = uids
+            .lines()
             .iter()
             .map(|r| {
                 let count = r.end() - r.start() + 1;
                 outside += count;
-                Extent { inside: *r.start(), outside: outside - count, count }
+                format!("{} {} {count}\n", r.start(), outside - count)
             })
             .collect();
-        let node = IdMap::from_disjoint(node);
+        let node = IdMap::parse(&node).unwrap();
         let node = held(&Maps { uid: node.clone(), gid: node }).map_err(|e| e.cause)?;
         let node = File::open(format!("/proc/{}/ns/user", node.pid()))?;
         ns::tests::in_child(|| {
