@@ -91,7 +91,10 @@ func (l layout) place(id int) int {
 
 // peers are the programs of today; another containerd may take the place of the first.
 func peers(containerd string) lab.Peers {
-	return lab.Peers{Containerd: containerd, Runc: os.Getenv("LAB_RUNC"), Crictl: os.Getenv("LAB_CRICTL")}
+	return lab.Peers{
+		Containerd: containerd, Runc: os.Getenv("LAB_RUNC"), Crictl: os.Getenv("LAB_CRICTL"),
+		FuseOverlayfs: os.Getenv("LAB_FUSE_OVERLAYFS"),
+	}
 }
 
 func pluginBinary() (string, error) {
@@ -110,6 +113,9 @@ type options struct {
 	config     string // its configuration file
 	old        bool   // another containerd than today's: the next is its folder
 	containerd string // empty is an error then, and not today's
+
+	snapshotter string // not containerd's own choice
+	rootlessKit bool   // a user started the node, whose map is then RootlessKit's and not the layout's
 }
 
 // newSite makes a node with a running containerd.
@@ -120,7 +126,11 @@ func newSite(name string, l layout, o options) (*site, error) {
 	if l.gids == nil {
 		l.gids = l.uids
 	}
-	n, err := lab.StartNode(name, l.uids, l.gids, peers(o.containerd))
+	start := func() (*lab.Node, error) { return lab.StartNode(name, l.uids, l.gids, peers(o.containerd)) }
+	if o.rootlessKit {
+		start = func() (*lab.Node, error) { return lab.StartRootlessKit(name, peers(o.containerd)) }
+	}
+	n, err := start()
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +143,11 @@ func newSite(name string, l layout, o options) (*site, error) {
 }
 
 func (s *site) build(l layout, o options) (err error) {
+	if o.snapshotter != "" {
+		if err := s.UseSnapshotter(o.snapshotter); err != nil {
+			return err
+		}
+	}
 	if err := s.SetUp(l.pause.Name); err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func withFiles(name string, owners ...lab.Owned) lab.Image {
 func (s *site) unpacked(t *testing.T, l layout, i lab.Image) {
 	t.Helper()
 	dir := filepath.Dir(i.Files[0].Path)
-	out, err := s.Run("sh", "-c", `find /var/lib/containerd/*overlayfs/snapshots/*/fs/"$1" -type f -printf '%f %U:%G\n'`, "sh", dir)
+	out, err := s.Run("sh", "-c", "find "+s.Snapshots()+`/"$1" -type f -printf '%f %U:%G\n'`, "sh", dir)
 	must(t, err)
 	found := map[string]string{}
 	for line := range strings.Lines(out) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,8 @@ const (
 	containerdConfig = "/etc/containerd/config.toml"
 	baseSpec         = "/etc/containerd/cri-base.json"
 	hookFile         = "/kind/mount-file.sh"
+	hookContent      = "/kind/content"
+	fuseSocket       = "/run/containerd-fuse-overlayfs.sock"
 	// A runtime handler whose containers get the hook that kind's node image has.
 	Hooked = "hooked"
 )
@@ -57,6 +60,21 @@ const configText17 = `version = 2
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hooked.options]
   BinaryName = "%s"
 `
+
+// The snapshotter, if it is not containerd's own choice. %s: its name.
+const snapshotterText = `[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "%s"
+[proxy_plugins.` + FuseOverlayfs + `]
+  type = "snapshot"
+  address = "` + fuseSocket + `"
+`
+
+// Snapshotters of containerd. The last is a program of its own.
+const (
+	Native        = "native"
+	Overlayfs     = "overlayfs"
+	FuseOverlayfs = "fuse-overlayfs"
+)
 
 // A bridge of the node's own: pods can reach each other and the node.
 const networkText = `{
@@ -105,6 +123,9 @@ func HookTarget() (string, error) {
 	return "", errors.New("no file known under /sys to bind over")
 }
 
+// What a user's node has from the machine or from RootlessKit, or can have nowhere.
+var notUsers = []string{"/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/hosts", hookFile, hookContent}
+
 // SetUp writes the configuration of containerd and what it names. The pause image is the pods' first process.
 func (n *Node) SetUp(pause string) error {
 	runc := "/usr/local/sbin/runc"
@@ -137,14 +158,18 @@ func (n *Node) SetUp(pause string) error {
 	if strings.Contains(version, " v1.") || strings.Contains(version, " 1.") {
 		config = configText17
 	}
+	config = fmt.Sprintf(config, pause, runc, runc)
+	if n.snapshotter != "" {
+		config += fmt.Sprintf(snapshotterText, n.snapshotter)
+	}
 	for _, f := range []struct {
 		path, text string
 		mode       os.FileMode
 	}{
-		{containerdConfig, fmt.Sprintf(config, pause, runc, runc), 0o644},
+		{containerdConfig, config, 0o644},
 		{baseSpec, spec, 0o644},
 		{hookFile, fmt.Sprintf(hookText, target), 0o755},
-		{"/kind/content", HookContent, 0o644},
+		{hookContent, HookContent, 0o644},
 		{"/etc/cni/net.d/10-pods.conflist", networkText, 0o644},
 		{"/etc/crictl.yaml", "timeout: 30\n", 0o644},
 		{"/etc/passwd", "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n", 0o644},
@@ -152,11 +177,46 @@ func (n *Node) SetUp(pause string) error {
 		{"/etc/resolv.conf", "", 0o644},
 		{"/etc/hosts", "127.0.0.1 localhost\n", 0o644},
 	} {
+		if n.user && slices.Contains(notUsers, f.path) {
+			continue
+		}
 		if err := n.WriteFile(f.path, []byte(f.text), f.mode); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// UseSnapshotter has images and containers kept by one of the snapshotters. Call it before SetUp.
+func (n *Node) UseSnapshotter(name string) error {
+	n.snapshotter = name
+	if name != FuseOverlayfs {
+		return nil
+	}
+	d, err := n.StartDaemon(name, "/opt/fuse-overlayfs/containerd-fuse-overlayfs-grpc", fuseSocket, "/var/lib/containerd/io.containerd.snapshotter.v1."+name)
+	if err != nil {
+		return err
+	}
+	err = Await(5*time.Second, "the socket of "+name, func() bool {
+		_, err := os.Lstat(n.Path(fuseSocket))
+		return err == nil || !d.Running()
+	})
+	if err != nil || !d.Running() {
+		return fmt.Errorf("%s is not ready (%v): %s", name, err, d.Output())
+	}
+	return nil
+}
+
+// Snapshots is a pattern for the shell, of the folders in which the snapshotter keeps files.
+func (n *Node) Snapshots() string {
+	switch n.snapshotter {
+	case Native:
+		return "/var/lib/containerd/io.containerd.snapshotter.v1.native/snapshots/*"
+	case FuseOverlayfs:
+		return "/var/lib/containerd/io.containerd.snapshotter.v1.fuse-overlayfs/snapshots/*/fs"
+	default:
+		return "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs"
+	}
 }
 
 // StartContainerd starts containerd, and waits until it answers and has its network.
@@ -210,7 +270,11 @@ func (n *Node) Import(images ...Image) error {
 		if err := n.WriteFile("/tmp/image.tar", archive, 0o644); err != nil {
 			return err
 		}
-		if _, err := n.Run("ctr", "-n", "k8s.io", "images", "import", "--local", "/tmp/image.tar"); err != nil {
+		args := []string{"-n", "k8s.io", "images", "import", "--local", "/tmp/image.tar"}
+		if n.snapshotter != "" {
+			args = slices.Insert(args, 5, "--snapshotter", n.snapshotter)
+		}
+		if _, err := n.Run("ctr", args...); err != nil {
 			return err
 		}
 		// The CRI part of containerd hears of it a little later.

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,13 +25,18 @@ func (n *Node) ListenJournal() (*Journal, error) {
 		return nil, err
 	}
 	// A socket is known by its file, whatever the network namespace.
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: n.Path(path), Net: "unixgram"})
+	j := &Journal{}
+	err := n.asOwner(func() (err error) {
+		if j.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: n.Path(path), Net: "unixgram"}); err != nil {
+			return err
+		}
+		return os.Chmod(n.Path(path), 0o666)
+	})
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{conn: conn}
 	go j.read()
-	return j, errors.Join(os.Chown(n.Path(path), base, base), os.Chmod(n.Path(path), 0o666))
+	return j, nil
 }
 
 func (j *Journal) read() {

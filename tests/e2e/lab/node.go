@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,11 +41,15 @@ var (
 )
 
 // Peers are the folders of the real programs.
-type Peers struct{ Containerd, Runc, Crictl string }
+type Peers struct {
+	Containerd, Runc, Crictl string
+	FuseOverlayfs            string // only for nodes that have this snapshotter
+}
 
 // Node is a running node.
 type Node struct {
 	Name    string
+	owner   int // the machine's id that is root in the node
 	cmd     *exec.Cmd
 	pid     int
 	life    io.Closer // the node's init ends when this closes
@@ -53,47 +58,59 @@ type Node struct {
 	daemons map[string]*Daemon
 	stderr  bytes.Buffer
 
-	supervise    bool // containerd is started below the supervisor
-	hasTerminals bool // the node maps the group of terminals
+	supervise    bool   // containerd is started below the supervisor
+	hasTerminals bool   // the node maps the group of terminals
+	snapshotter  string // for images and containers; containerd's own choice if empty
+	user         bool   // every command is started by the user, who has no rights on the machine
 }
 
 // StartNode makes a node with the given maps. Its /usr is the machine's, with the peers in /usr/local; everything else
 // is its own.
 func StartNode(name string, uids, gids []Extent, peers Peers) (*Node, error) {
+	n := &Node{Name: name, owner: base, hasTerminals: maps(gids, terminals)}
+	return n, n.start(plan{Base: base, Uids: uids, Gids: gids}, peers)
+}
+
+// start makes the node of a plan that says whose it is.
+func (n *Node) start(p plan, peers Peers) error {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("run as root: a node is a user namespace of ids that only root may map")
+		return errors.New("run as root: a node is a user namespace of ids that only root may map")
 	}
-	for what, dir := range map[string]string{"LAB_CONTAINERD": peers.Containerd, "LAB_RUNC": peers.Runc, "LAB_CRICTL": peers.Crictl} {
-		if dir == "" {
-			return nil, fmt.Errorf("%s is not set: start the tests with tests/run.sh", what)
+	p.Binds = map[string]string{
+		"/opt/cni/bin":     "/usr/lib/cni",
+		"/etc/ld.so.cache": "/etc/ld.so.cache",
+	}
+	for at, peer := range map[string]struct{ what, dir string }{
+		"/usr/local/bin":  {"LAB_CONTAINERD", peers.Containerd},
+		"/usr/local/sbin": {"LAB_RUNC", peers.Runc},
+		"/opt/crictl":     {"LAB_CRICTL", peers.Crictl},
+	} {
+		if peer.dir == "" {
+			return fmt.Errorf("%s is not set: start the tests with tests/run.sh", peer.what)
 		}
+		p.Binds[at] = peer.dir
 	}
-	n := &Node{Name: name, daemons: map[string]*Daemon{}, hasTerminals: maps(gids, terminals)}
+	if peers.FuseOverlayfs != "" {
+		p.Binds["/opt/fuse-overlayfs"] = peers.FuseOverlayfs
+	}
+	n.daemons = map[string]*Daemon{}
 	leaf, err := n.makeCgroup()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	text, err := json.Marshal(plan{
-		Name: name, Base: base, Uids: uids, Gids: gids, Leaf: leaf,
-		Binds: map[string]string{
-			"/usr/local/bin":   peers.Containerd,
-			"/usr/local/sbin":  peers.Runc,
-			"/opt/crictl":      peers.Crictl,
-			"/opt/cni/bin":     "/usr/lib/cni",
-			"/etc/ld.so.cache": "/etc/ld.so.cache",
-		},
-	})
+	p.Name, p.Leaf = n.Name, leaf
+	text, err := json.Marshal(p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	top, err := os.Open(n.cgroup)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer top.Close()
 	life, end, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer life.Close()
 	n.life = end
@@ -111,17 +128,17 @@ func StartNode(name string, uids, gids []Extent, peers Peers) (*Node, error) {
 	}
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := n.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	said, _ := io.ReadAll(out)
 	if n.pid, err = strconv.Atoi(strings.TrimSpace(string(said))); err != nil {
 		n.Close()
-		return nil, fmt.Errorf("node %s did not start: %s", name, n.stderr.String())
+		return fmt.Errorf("node %s did not start: %s", n.Name, n.stderr.String())
 	}
-	return n, nil
+	return nil
 }
 
 // terminals is the group of terminals, with which /dev/pts is mounted.
@@ -157,7 +174,7 @@ func (n *Node) makeCgroup() (leaf string, err error) {
 	for _, dir := range []string{n.cgroup, leaf} {
 		os.Chmod(dir, 0o755)
 		for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"} {
-			if err := os.Chown(filepath.Join(dir, name), base, base); err != nil {
+			if err := os.Chown(filepath.Join(dir, name), n.owner, n.owner); err != nil {
 				return "", err
 			}
 		}
@@ -206,12 +223,19 @@ func (n *Node) Path(path string) string {
 
 // command is a command that will run as root of the node.
 func (n *Node) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	enter := []string{"-t", strconv.Itoa(n.pid), "-U", "-m", "-u", "-i", "-n", "-p", "-C", "--", name}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
-	cmd.Env = []string{"PATH=" + nodePath + ":/opt/crictl", "HOME=/root", "CONTAINER_RUNTIME_ENDPOINT=unix:///run/containerd/containerd.sock"}
+	enter := []string{"-t", strconv.Itoa(n.pid), "-U", "-m", "-u", "-i", "-n", "-p", "-C"}
+	home := "/root"
+	if n.user {
+		enter, home = append(enter, "--preserve-credentials"), userHome
+	}
+	cmd := exec.CommandContext(ctx, "nsenter", append(append(enter, "--", name), args...)...)
+	cmd.Env = []string{"PATH=" + nodePath + ":/opt/crictl", "HOME=" + home, "CONTAINER_RUNTIME_ENDPOINT=unix:///run/containerd/containerd.sock"}
 	cmd.Dir = "/"
 	// nsenter -C enters the cgroup namespace, not the cgroup.
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(n.leaf.Fd())}
+	if n.user {
+		cmd.SysProcAttr.Credential = userCredential
+	}
 	return cmd
 }
 
@@ -248,13 +272,28 @@ func (n *Node) WriteFile(path string, content []byte, mode os.FileMode) error {
 	}
 	// Renamed into place, since the old one may be a program that runs.
 	at := n.Path(path)
-	if err := os.WriteFile(at+".new", content, mode); err != nil {
-		return err
+	return n.asOwner(func() error {
+		if err := os.WriteFile(at+".new", content, mode); err != nil {
+			return err
+		}
+		return errors.Join(os.Chmod(at+".new", mode), os.Rename(at+".new", at))
+	})
+}
+
+// asOwner makes files with the ids of the node's root: a file system that was mounted in the node knows no id of the
+// machine's root, and lets it make nothing (EOVERFLOW).
+func (n *Node) asOwner(do func() error) error {
+	runtime.LockOSThread()
+	set := func(id int) {
+		// These two calls are of one thread, and tell no errors.
+		syscall.RawSyscall(syscall.SYS_SETFSGID, uintptr(id), 0, 0)
+		syscall.RawSyscall(syscall.SYS_SETFSUID, uintptr(id), 0, 0)
 	}
-	if err := errors.Join(os.Chown(at+".new", base, base), os.Chmod(at+".new", mode)); err != nil {
-		return err
-	}
-	return os.Rename(at+".new", at)
+	set(n.owner)
+	err := do()
+	set(0)
+	runtime.UnlockOSThread()
+	return err
 }
 
 // Mkdir makes a folder of the node, with its parents, that belongs to the node's root.
@@ -265,10 +304,7 @@ func (n *Node) Mkdir(path string) error {
 	if err := n.Mkdir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	if err := os.Mkdir(n.Path(path), 0o755); err != nil {
-		return err
-	}
-	return os.Chown(n.Path(path), base, base)
+	return n.asOwner(func() error { return os.Mkdir(n.Path(path), 0o755) })
 }
 
 // ReadFile reads a file of the node; an absent one is empty.

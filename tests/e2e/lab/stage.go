@@ -27,7 +27,8 @@ const (
 // plan is what the outer stage is told.
 type plan struct {
 	Name  string
-	Base  int // the machine's id that is root in the node
+	Base  int  // the machine's id that owns what is laid out: root in the node, but for the user's
+	User  bool // the node is started by a user, in RootlessKit
 	Uids  []Extent
 	Gids  []Extent
 	Leaf  string            // the cgroup for the node's processes, below the one that the node sees as its root
@@ -58,7 +59,7 @@ func outer() error {
 	if err := json.Unmarshal([]byte(os.Getenv(planEnv)), &p); err != nil {
 		return err
 	}
-	// The parent death signal of the inner stage comes when this thread ends, so it must be the one that stays.
+	// The parent death signal of the next stage comes when this thread ends, so it must be the one that stays.
 	runtime.LockOSThread()
 	procs, err := os.OpenFile(filepath.Join(p.Leaf, "cgroup.procs"), os.O_WRONLY, 0)
 	if err != nil {
@@ -66,6 +67,9 @@ func outer() error {
 	}
 	if err := layRoot(p); err != nil {
 		return fmt.Errorf("lay out the root file system: %w", err)
+	}
+	if p.User {
+		return startRootlessKit()
 	}
 	start, release, err := os.Pipe()
 	if err != nil {
@@ -161,6 +165,11 @@ func layRoot(p plan) error {
 	}
 	for _, device := range strings.Fields("null zero full random urandom tty") {
 		if err := p.bind("/dev/"+device, filepath.Join(root, "dev", device), false); err != nil {
+			return err
+		}
+	}
+	if p.User {
+		if err := p.layHome(root); err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,7 @@
 // Command lab runs a command as root of a node that is made for it and ends with it: containerd runs there, with the
 // image localhost/tools:test, a static busybox.
 //
-//	lab [-map careful|plain] [-copy FROM=TO]... [COMMAND...]
+//	lab [-map careful|plain | -rootlesskit SNAPSHOTTER] [-copy FROM=TO]... [COMMAND...]
 package main
 
 import (
@@ -32,6 +32,7 @@ func main() {
 func run() error {
 	copies := map[string]string{}
 	layout := flag.String("map", "careful", "the node's id map: careful or plain")
+	snapshotter := flag.String("rootlesskit", "", "have a user start the node, in RootlessKit, with this `SNAPSHOTTER`")
 	flag.Func("copy", "a program of the machine and where the node gets it, as `FROM=TO`", func(pair string) error {
 		from, to, found := strings.Cut(pair, "=")
 		if !found {
@@ -46,17 +47,28 @@ func run() error {
 		command = []string{"sh"}
 	}
 	ids, user := lab.Careful, "65535:65535"
-	if *layout == "plain" {
+	if *layout == "plain" || *snapshotter != "" {
 		ids, user = lab.Plain, ""
 	}
 
-	n, err := lab.StartNode("lab", ids, ids, lab.Peers{
+	peers := lab.Peers{
 		Containerd: os.Getenv("LAB_CONTAINERD"), Runc: os.Getenv("LAB_RUNC"), Crictl: os.Getenv("LAB_CRICTL"),
-	})
+		FuseOverlayfs: os.Getenv("LAB_FUSE_OVERLAYFS"),
+	}
+	start := func() (*lab.Node, error) { return lab.StartNode("lab", ids, ids, peers) }
+	if *snapshotter != "" {
+		start = func() (*lab.Node, error) { return lab.StartRootlessKit("lab", peers) }
+	}
+	n, err := start()
 	if err != nil {
 		return err
 	}
 	defer n.Close()
+	if *snapshotter != "" {
+		if err := n.UseSnapshotter(*snapshotter); err != nil {
+			return err
+		}
+	}
 	const pause = "localhost/pause:test"
 	if err := n.SetUp(pause); err != nil {
 		return err
