@@ -169,6 +169,15 @@ build_kubelet() {
 	export LAB_KUBELET
 }
 
+# What a user needs for a node in RootlessKit, and a snapshotter for it: sets LAB_FUSE_OVERLAYFS.
+build_fuse_overlayfs() {
+	need_packages rootlesskit:rootlesskit newuidmap:uidmap slirp4netns:slirp4netns fuse-overlayfs:fuse-overlayfs mount.fuse3:fuse3
+	GO_TAGS='' GO_LDFLAGS=''
+	LAB_FUSE_OVERLAYFS=$(CGO_ENABLED=0 && export CGO_ENABLED && peer fuse-overlayfs fuse-overlayfs.mod \
+		github.com/containerd/fuse-overlayfs-snapshotter/v2/cmd/containerd-fuse-overlayfs-grpc)
+	export LAB_FUSE_OVERLAYFS
+}
+
 # A small Debian of this machine's release, as a tar file made once: sets LAB_DEBIAN.
 build_debian() {
 	need_packages debootstrap:debootstrap

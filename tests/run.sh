@@ -69,8 +69,9 @@ say "tests of supervise with hostile callers (half a minute)"
 build_peers
 build_older_peers
 build_kubelet
+build_fuse_overlayfs
 build_debian
-say "end-to-end tests (about four minutes)"
+say "end-to-end tests (about five minutes)"
 (
 	cd tests/e2e
 	go vet ./...
