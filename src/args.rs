@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lexopt::prelude::*;
 
+use crate::cmd::{self, Asked};
 use crate::journal::Level;
 
 /// What `--help` prints.
@@ -13,6 +14,7 @@ uid-nri-plugin: lets pods use any user id in a node with few subordinate ids
 
 Usage: uid-nri-plugin [OPTIONS]
        uid-nri-plugin supervise [--log-level LEVEL] -- COMMAND [ARGUMENT...]
+       uid-nri-plugin show | explain | inspect [OPTIONS]
 
 containerd launches it from /opt/nri/plugins/00-uid-mapper, without options.
 Started otherwise it connects to a running containerd, and does so again when
@@ -21,6 +23,11 @@ containerd restarts. Only one instance acts at a time; others stand by.
 supervise runs a command, such as containerd or kubelet, so that chown and
 set-id calls below it succeed for ids that the node lacks: they are done with
 the id that the rule gives. Its exit status is the command's.
+
+Tools for operators, each with a --help of its own:
+  show     the node's map, or a container's, or a chain of maps, as a picture
+  explain  what becomes of an id on this node
+  inspect  a running container's user namespace as OCI JSON
 
 Options:
       --socket PATH      NRI socket [default: /var/run/nri/nri.sock]
@@ -36,8 +43,9 @@ Examples:
   uid-nri-plugin --config /etc/nri/conf.d/00-uid-mapper.conf --log-level debug
   uid-nri-plugin supervise -- containerd
 
-Exit status: 0 when containerd closed the connection, 1 on failure, 2 for
-wrong options. Messages go to the journal, or to stderr where there is none.
+Exit status: 0 when containerd closed the connection or a tool has done its
+work, 1 on failure, 2 for wrong options. Messages go to the journal, or to
+stderr where there is none.
 ";
 
 /// Where NRI listens by default.
@@ -55,8 +63,10 @@ pub enum Command {
         /// `--log-level`.
         log_level: Option<Level>,
     },
-    /// Print the help.
-    Help,
+    /// Run one of the tools.
+    Tool(cmd::Command),
+    /// Print this help.
+    Help(&'static str),
     /// Print the version.
     Version,
 }
@@ -89,7 +99,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     let mut begun = false;
     while let Some(argument) = parser.next().map_err(text)? {
         match argument {
-            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('h') | Long("help") => return Ok(Command::Help(HELP)),
             Short('V') | Long("version") => return Ok(Command::Version),
             Long("socket") => {
                 options.socket = parser.value().map_err(text)?.into();
@@ -112,7 +122,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
                 let value = parser.value().and_then(|v| v.string()).map_err(text)?;
                 options.log_level = Some(Level::parse(&value)?);
             }
-            Value(word) if word == "supervise" && !begun => return supervise(parser),
+            Value(word) if !begun => {
+                return match word.to_str().unwrap_or_default() {
+                    "supervise" => supervise(parser),
+                    name => match cmd::parse(name, parser) {
+                        Some(asked) => asked.map(|asked| match asked {
+                            Asked::Run(command) => Command::Tool(command),
+                            Asked::Help(text) => Command::Help(text),
+                        }),
+                        None => Err(format!("unexpected argument {word:?}")),
+                    },
+                };
+            }
             other => return Err(other.unexpected().to_string()),
         }
         begun = true;
@@ -126,7 +147,7 @@ fn supervise(mut parser: lexopt::Parser) -> Result<Command, String> {
     let (mut command, mut log_level) = (Vec::new(), None);
     while let Some(argument) = parser.next().map_err(text)? {
         match argument {
-            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('h') | Long("help") => return Ok(Command::Help(HELP)),
             Long("log-level") => {
                 let value = parser.value().and_then(|v| v.string()).map_err(text)?;
                 log_level = Some(Level::parse(&value)?);
@@ -196,7 +217,7 @@ mod tests {
             log_level: Some(Level::Debug),
         };
         assert_eq!(o, expected);
-        assert_eq!(parsed(&["x", "-h", "--nonsense"]), Ok(Command::Help));
+        assert_eq!(parsed(&["x", "-h", "--nonsense"]), Ok(Command::Help(HELP)));
         assert_eq!(parsed(&["x", "-V"]), Ok(Command::Version));
     }
 

@@ -1,6 +1,7 @@
 //! An NRI plugin that lets pods use any user id in a rootless Kubernetes node with few subordinate ids.
 
 mod args;
+mod cmd;
 mod journal;
 mod map;
 mod nri;
@@ -40,7 +41,11 @@ fn fail(message: &str, status: u8) -> ExitCode {
 fn run(command: Command) -> Result<u8, String> {
     let print = |text: &str| io::stdout().write_all(text.as_bytes()).map_err(|e| format!("cannot write: {e}"));
     let done = match command {
-        Command::Help => print(args::HELP),
+        Command::Help(text) => print(text),
+        Command::Tool(command) => {
+            let (code, text) = cmd::run(command)?;
+            return print(&text).map(|()| code);
+        }
         Command::Version => print(concat!("uid-nri-plugin ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Supervise { command, log_level } => return supervise::run(&command, log_level),
         Command::Plugin(options) => match env::var("NRI_PLUGIN_SOCKET") {

@@ -7,18 +7,38 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 say "documents"
 man_page=$(MANWIDTH=200 man -l docs/uid-nri-plugin.8 2>/dev/null | col -b)
-help=$("$plugin" --help)
+tools='show explain inspect'
 
-warnings=$(groff -man -Tutf8 -ww -z docs/uid-nri-plugin.8 2>&1)
+warnings=$(groff -man -t -Tutf8 -ww -z docs/uid-nri-plugin.8 2>&1)
 [ -z "$warnings" ] || die "the man page: $warnings"
 
-# Every option of --help is in the man page, and the other way round.
-of_help=$(printf '%s\n' "$help" | grep -oE -- '--[a-z][a-z-]+' | sort -u)
-of_man=$(printf '%s\n' "$man_page" | grep -oE -- '--[a-z][a-z-]+' | sort -u)
-[ "$of_help" = "$of_man" ] || die "options differ: --help has $of_help, the man page has $of_man"
-for option in $of_help; do
-	grep -q -- "\"${option#--}\"" src/args.rs || die "$option is documented, but src/args.rs does not know it"
+# help [TOOL]: what it prints, no line of it over 80 columns.
+help() {
+	"$plugin" "$@" --help >"$work" || die "$* --help fails"
+	if grep -E '.{81}' "$work"; then die "$* --help is wider than 80 columns"; fi
+	grep -q '^Examples:' "$work" || die "$* --help has no example"
+	cat "$work"
+}
+work=$(mktemp)
+trap 'rm -f "$work"' EXIT
+help=$(help)
+for tool in $tools; do
+	printf '%s\n' "$help" | grep -q "^  $tool " || die "--help does not tell of $tool"
+	printf '%s\n' "$man_page" | grep -q "^ *uid-nri-plugin $tool" || die "the man page does not tell of $tool"
+	help=$help$(printf '\n' && help "$tool")
+	# Nothing but options is an option.
+	status=0
+	error=$("$plugin" "$tool" --no-such-option 2>&1) || status=$?
+	[ "$status $(printf '%s\n' "$error" | wc -l)" = '2 1' ] || die "a wrong option of $tool: status $status, $error"
 done
+
+# Every option of --help is in the man page, and the other way round.
+of_help=$(printf '%s\n' "$help" | grep -oE -- '(^|[^-a-z])--[a-z][a-z0-9-]+' | grep -oE -- '--.*' | sort -u)
+of_man=$(printf '%s\n' "$man_page" | grep -oE -- '(^|[^-a-z])--[a-z][a-z0-9-]+' | grep -oE -- '--.*' | sort -u)
+[ "$of_help" = "$of_man" ] || {
+	printf '%s\n' "$of_help" >"$work"
+	die "options differ: $(printf '%s\n' "$of_man" | diff "$work" - | grep '^[<>]' | tr '\n' ' ')"
+}
 
 # Every configuration key that the source knows is in README and the man page.
 keys=$(sed -n '/fn set(&mut self/,/^    }/s/^ *"\([a-z-]*\)" =>.*/\1/p' src/pod/policy.rs)
@@ -32,8 +52,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 [ "$("$plugin" --version)" = "uid-nri-plugin $version" ] || die "--version is not $version"
 grep -q "^\.TH .*uid-nri-plugin $version\"" docs/uid-nri-plugin.8 || die "the man page is not of version $version"
 
-# No line of --help is over 80 columns, and paths that are named exist.
-if printf '%s\n' "$help" | grep -E '.{81}'; then die "--help is wider than 80 columns"; fi
+# Paths that are named exist.
 for path in docs/design.md docs/uid-nri-plugin.8 docs/uid-nri-plugin.service tests/demo.sh tests/run.sh tests/bench.sh; do
 	grep -q "$path" README.md || die "README does not name $path"
 	[ -f "$path" ] || die "README names $path, which is not there"

@@ -65,7 +65,6 @@ impl IdMap {
     }
 
     /// Builds a map of extents that the caller knows to be disjoint on both sides, with adjacent ones merged.
-    #[cfg(test)]
     pub fn from_disjoint(extents: Vec<Extent>) -> IdMap {
         IdMap::joined(extents, |_| false)
     }
@@ -92,6 +91,19 @@ impl IdMap {
     /// The extents, sorted by `inside`.
     pub fn extents(&self) -> &[Extent] {
         &self.extents
+    }
+
+    /// What the namespace around calls an id; None: the id is not in this namespace.
+    pub fn to_outside(&self, id: u32) -> Option<u32> {
+        let e = self.extents.iter().find(|e| id >= e.inside && id - e.inside < e.count)?;
+        Some(e.outside + (id - e.inside))
+    }
+
+    /// The JSON form of `linux.uidMappings` in an OCI runtime configuration.
+    pub fn oci(&self) -> String {
+        let item =
+            |e: &Extent| format!("{{\"containerID\":{},\"hostID\":{},\"size\":{}}}", e.inside, e.outside, e.count);
+        format!("[{}]", self.extents.iter().map(item).collect::<Vec<_>>().join(","))
     }
 
     /// Whether the kernel takes this text in one write: at least a line, at most 340, at most 4095 bytes.

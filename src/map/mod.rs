@@ -1,6 +1,7 @@
 //! The arithmetic of id maps. No I/O, and nothing of ours is imported here.
 
 pub mod assign;
+pub mod chain;
 pub mod idmap;
 pub mod pool;
 pub mod ranges;

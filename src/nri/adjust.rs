@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use super::proto::nri::{Container, ContainerAdjustment, LinuxContainerAdjustment, LinuxNamespace, Mount, PodSandbox};
 use crate::map::assign::{Assignment, Collision};
-use crate::map::idmap::IdMap;
 use crate::pod::podfs::PodFs;
 use crate::pod::policy::{ANNOTATION, Candidate, User};
 
@@ -97,21 +96,13 @@ pub fn adjustment(namespace: String, binds: &[(Foreign, String)], both: &Assignm
         });
     }
     let mut annotate = |name: &str, value| adjust.annotations.insert(format!("{ANNOTATION}/{name}"), value);
-    annotate("uid-mappings", oci_mappings(&both.uid.map));
-    annotate("gid-mappings", oci_mappings(&both.gid.map));
+    annotate("uid-mappings", both.uid.map.oci());
+    annotate("gid-mappings", both.gid.map.oci());
     let collisions = collisions_json(both);
     if collisions != "[]" {
         annotate("collisions", collisions);
     }
     adjust
-}
-
-/// The JSON form of `linux.uidMappings` in an OCI runtime configuration.
-fn oci_mappings(map: &IdMap) -> String {
-    let item = |e: &crate::map::idmap::Extent| {
-        format!("{{\"containerID\":{},\"hostID\":{},\"size\":{}}}", e.inside, e.outside, e.count)
-    };
-    format!("[{}]", map.extents().iter().map(item).collect::<Vec<_>>().join(","))
 }
 
 /// `[{"type":"uid","id":7,"slot":3,"heldBy":5,"movedTo":2}, …]`: heldBy is null where the map had no line left,
@@ -153,6 +144,7 @@ pub fn describe(kind: &str, c: &Collision) -> String {
 mod tests {
     use super::*;
     use crate::map::assign::{Wants, assign};
+    use crate::map::idmap::IdMap;
     use crate::map::pool::NodeIds;
     use crate::map::ranges::Ranges;
 

@@ -134,8 +134,15 @@ impl PodDir {
     }
 }
 
-/// A sandbox id comes from the runtime, but it becomes a file name: letters, digits, `_`, `-` and `.` only.
-fn is_plain_name(name: &str) -> io::Result<()> {
+/// The pid of the instance that acts, asked without making or changing anything. None: there is none, or we may not know.
+pub fn acting(path: &str) -> Option<u32> {
+    let dir = file::open_dir(path).ok()?;
+    let lock = file::open_at(dir.as_fd(), "lock").ok()?;
+    lock::holder(&lock).ok().flatten()
+}
+
+/// Whether an id that comes from the runtime or a user can be a file name: letters, digits, `_`, `-` and `.` only.
+pub fn is_plain_name(name: &str) -> io::Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if name.is_empty() || name.len() > 200 || name.starts_with('.') || !name.bytes().all(plain) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a sandbox id"));

@@ -1,0 +1,324 @@
+//! One running container: found by its bundle, with the map that its first process really has.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+
+use super::json::{Value, or_null, quote};
+use super::picture::{bars, paragraph, span};
+use super::source::{heading, pid, proc_map, put, read, shares_ours};
+use crate::map::chain::bands;
+use crate::map::cut;
+use crate::map::idmap::{Extent, IdMap};
+use crate::map::ranges::Ranges;
+use crate::pod::policy::ANNOTATION;
+use crate::pod::rundir::is_plain_name;
+use crate::sys::file;
+
+/// Where containerd keeps the bundles of running containers, by its own namespaces (k8s.io, moby, default).
+pub const STATE: &str = "/run/containerd/io.containerd.runtime.v2.task";
+
+/// More than any runtime configuration, in bytes.
+const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+
+/// A container that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its whole id.
+    pub id: String,
+    /// The containerd namespace that it is in.
+    pub namespace: String,
+    /// Its first process.
+    pub pid: u32,
+    /// Its user namespace, if it is not ours: the file that it was joined by, else that of the process.
+    pub own: Option<String>,
+    /// ociVersion of its configuration.
+    pub version: String,
+    /// Its users as our ids.
+    pub uids: IdMap,
+    /// Its groups as our ids.
+    pub gids: IdMap,
+    /// Ids that did not get the slot of the rule, as the plugin noted.
+    pub collisions: Vec<Collision>,
+}
+
+/// One entry of the plugin's note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collision {
+    kind: &'static str,
+    id: u64,
+    slot: u64,
+    held_by: Option<u64>,
+    moved_to: Option<u64>,
+}
+
+/// Finds the container by its id, or the beginning of it that no other shares.
+pub fn find(state: &str, id: &str) -> Result<Container, String> {
+    is_plain_name(id).map_err(|_| format!("{:?} is not a container id", cut(id)))?;
+    let (namespace, id) = bundle(state, id)?;
+    let dir = format!("{state}/{namespace}/{id}");
+    let config = read(&format!("{dir}/config.json"), MAX_CONFIG)?;
+    let config = Value::parse(&config).map_err(|e| format!("{dir}/config.json: {e}"))?;
+    let pid = pid(read(&format!("{dir}/init.pid"), 64)?.trim())?;
+    // The descriptor stays this process's, even if its pid is given to another.
+    let process = file::open_dir(&format!("/proc/{pid}"));
+    let process = process.map_err(|e| format!("container {id} does not run: process {pid}: {e}"))?;
+    let proc = format!("/proc/self/fd/{}", process.as_raw_fd());
+    if !belongs(&proc, &id, &dir) {
+        return Err(format!("container {id} does not run: process {pid} is another one's"));
+    }
+    let (mut uids, mut gids) = (proc_map(&proc, "uid_map")?, proc_map(&proc, "gid_map")?);
+    let namespaces = config.at(&["linux", "namespaces"]).map_or(&[][..], Value::list);
+    let user = namespaces.iter().find(|n| n.get("type").and_then(Value::text) == Some("user"));
+    let path = user.and_then(|n| n.get("path")?.text()).map_or(format!("/proc/{pid}/ns/user"), str::to_owned);
+    let own = (!shares_ours(&proc, "user")).then_some(path);
+    if own.is_none() {
+        // A process of our own namespace shows us the ids around the node instead.
+        (uids, gids) = (identity(&uids), identity(&gids));
+    }
+    let version = config.get("ociVersion").and_then(Value::text).unwrap_or("1.0.0").to_owned();
+    Ok(Container { collisions: collisions(&config), id, namespace, pid, own, version, uids, gids })
+}
+
+fn identity(map: &IdMap) -> IdMap {
+    IdMap::from_disjoint(map.extents().iter().map(|e| Extent { outside: e.inside, ..*e }).collect())
+}
+
+/// The containerd namespace and the whole id.
+fn bundle(state: &str, id: &str) -> Result<(String, String), String> {
+    let mut found = None;
+    let mut others = false;
+    for namespace in fs::read_dir(state).map_err(|e| format!("cannot read {state:?}: {e}"))?.flatten() {
+        for entry in fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
+            let names = (namespace.file_name().into_string(), entry.file_name().into_string());
+            let (Ok(namespace), Ok(name)) = names else { continue };
+            if name.starts_with(id) && is_plain_name(&name).is_ok() && is_plain_name(&namespace).is_ok() {
+                // An id that begins others counts itself.
+                let whole = |(_, name): &(String, String)| name == id;
+                match found.as_ref().map(whole) {
+                    Some(true) if name != id => {}
+                    Some(held) if held == (name == id) => others = true,
+                    _ => (found, others) = (Some((namespace, name)), false),
+                }
+            }
+        }
+    }
+    match found {
+        Some(_) if others => Err(format!("several containers begin with {:?}", cut(id))),
+        found => found.ok_or_else(|| format!("no container {:?} runs under {state}", cut(id))),
+    }
+}
+
+/// Whether the process is the container's: its cgroup has the container's name, or its root is the bundle's.
+fn belongs(proc: &str, id: &str, bundle: &str) -> bool {
+    let cgroup = read(&format!("{proc}/cgroup"), 64 * 1024).unwrap_or_default();
+    let root = |path: String| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    // As a word: the systemd driver writes cri-containerd-ID.scope.
+    cgroup.split(['/', '-', '.', ':', '\n']).any(|word| word == id)
+        || root(format!("{bundle}/rootfs")).is_some_and(|r| Some(r) == root(format!("{proc}/root/.")))
+}
+
+/// What the plugin wrote to the annotation; what is not as it writes is left out.
+fn collisions(config: &Value) -> Vec<Collision> {
+    let note = config.at(&["annotations", &format!("{ANNOTATION}/collisions")]).and_then(Value::text);
+    let list = note.and_then(|text| Value::parse(text).ok());
+    let entry = |v: &Value| {
+        Some(Collision {
+            kind: if v.get("type")?.text()? == "gid" { "gid" } else { "uid" },
+            id: v.get("id")?.number()?,
+            slot: v.get("slot")?.number()?,
+            held_by: v.get("heldBy").and_then(Value::number),
+            moved_to: v.get("movedTo").and_then(Value::number),
+        })
+    };
+    list.as_ref().map_or(&[][..], Value::list).iter().filter_map(entry).collect()
+}
+
+impl Collision {
+    fn words(&self) -> String {
+        let Collision { kind, id, slot, .. } = self;
+        let why = self.held_by.map_or("no line is left in the map".into(), |held| format!("{held} holds it"));
+        let end = self.moved_to.map_or("left out".into(), |to| format!("on slot {to} instead"));
+        format!("{kind} {id} belongs on slot {slot}, but {why}: {end}")
+    }
+
+    fn json(&self) -> String {
+        let Collision { kind, id, slot, held_by, moved_to } = self;
+        let (held_by, moved_to) = (or_null(*held_by), or_null(*moved_to));
+        format!("{{\"type\":\"{kind}\",\"id\":{id},\"slot\":{slot},\"heldBy\":{held_by},\"movedTo\":{moved_to}}}")
+    }
+}
+
+/// Numbers that the node has and the container lacks, since their slot has another name there.
+fn displaced(map: &IdMap, node: &IdMap) -> Ranges {
+    let lost = bands(&[map.clone(), identity(node)]).into_iter().filter(|b| b.firsts.len() == 2);
+    Ranges::new(lost.map(|b| b.firsts[0]..=b.firsts[0] + (b.count - 1)).collect())
+}
+
+/// The container's map as text; the third of each of `kinds` is our own map.
+pub fn text(c: &Container, kinds: &[(&str, &IdMap, &IdMap)]) -> String {
+    let mut text = format!("container {}\nnamespace {}, process {}\n", cut_id(&c.id), c.namespace, c.pid);
+    if c.own.is_none() {
+        return text + "it has no user namespace of its own: its ids are the node's (see show)\n";
+    }
+    for (kind, map, node) in kinds {
+        put(&mut text, format_args!("\n{}\n{}", heading(kind), bars(map, "container", "node")));
+        let mut claimed = String::new();
+        for e in map.extents().iter().filter(|e| e.inside != e.outside) {
+            let comma = if claimed.is_empty() { "" } else { ", " };
+            put(&mut claimed, format_args!("{comma}{} on {}", span(e.inside, e.count), span(e.outside, e.count)));
+        }
+        if !claimed.is_empty() {
+            text += &paragraph("claimed  ", &claimed);
+        }
+        let displaced = displaced(map, node).to_string().replace(',', ", ");
+        if !displaced.is_empty() {
+            text += &paragraph("displaced", &(displaced + ": ids of the node that do not exist in it"));
+        }
+        for collision in c.collisions.iter().filter(|c| c.kind == *kind || *kind == "id") {
+            text += &paragraph("collision", &collision.words());
+        }
+    }
+    text
+}
+
+/// The same as JSON.
+pub fn json(c: &Container, kinds: &[(&str, &IdMap, &IdMap)]) -> String {
+    let (id, namespace, own) = (quote(&c.id), quote(&c.namespace), c.own.is_some());
+    let mut text = format!("{{\"id\":{id},\"namespace\":{namespace},\"pid\":{},\"ownNamespace\":{own}", c.pid);
+    for (kind, map, node) in kinds {
+        let displaced = ranges_json(&displaced(map, node));
+        put(&mut text, format_args!(",\"{kind}s\":{{\"map\":{},\"displaced\":{displaced}}}", map.oci()));
+    }
+    let collisions: Vec<String> = c.collisions.iter().map(Collision::json).collect();
+    format!("{text},\"collisions\":[{}]}}\n", collisions.join(","))
+}
+
+/// Ranges as a JSON list.
+pub fn ranges_json(ranges: &Ranges) -> String {
+    let one = |r: &std::ops::RangeInclusive<u32>| format!("{{\"first\":{},\"last\":{}}}", r.start(), r.end());
+    format!("[{}]", ranges.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
+/// An id of 64 hex digits whole; a longer name cut.
+fn cut_id(id: &str) -> &str {
+    id.get(..70).unwrap_or(id)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::process::id as own_pid;
+
+    fn map(text: &str) -> IdMap {
+        IdMap::parse(text).unwrap()
+    }
+
+    pub fn container() -> Container {
+        let note = r#"[{"type":"gid","id":52044,"slot":848,"heldBy":50000,"movedTo":847},
+            {"type":"uid","id":12049,"slot":1809,"heldBy":10001,"movedTo":null},
+            {"type":"uid","id":7,"slot":3,"heldBy":null,"movedTo":null},{"more":3}]"#;
+        let annotations = format!("{{\"annotations\":{{\"{ANNOTATION}/collisions\":{}}}}}", quote(note));
+        Container {
+            id: "0123456789abcdef".repeat(4),
+            namespace: "k8s.io".into(),
+            pid: 4242,
+            own: Some("/run/uid-nri-plugin/pods/p/0.user".into()),
+            version: "1.3.0".into(),
+            uids: map("0 0 1809\n1810 1810 234\n10001 1809 1\n65532 2044 4\n"),
+            gids: map("0 0 2048\n"),
+            collisions: collisions(&Value::parse(&annotations).unwrap()),
+        }
+    }
+
+    #[test]
+    fn shows_what_is_claimed_and_displaced() {
+        let (c, node) = (container(), map("0 2937359488 2048"));
+        let kinds = [("uid", &c.uids, &node), ("gid", &c.gids, &node)];
+        assert_eq!(
+            text(&c, &kinds),
+            "\
+container 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+namespace k8s.io, process 4242
+
+uids
+ container                                            node
+         0 [############################] 1808        0-1808
+      1810 [###]                          2043        1810-2043
+     10001 [#]                                        1809
+     65532 [#]                            65535       2044-2047
+claimed    10001 on 1809, 65532-65535 on 2044-2047
+displaced  1809, 2044-2047: ids of the node that do not exist in it
+collision  uid 12049 belongs on slot 1809, but 10001 holds it: left out
+collision  uid 7 belongs on slot 3, but no line is left in the map: left out
+
+gids
+ container                                            node
+         0 [############################] 2047        0-2047
+collision  gid 52044 belongs on slot 848, but 50000 holds it: on slot 847
+           instead
+"
+        );
+        assert!(json(&c, &kinds[1..]).ends_with(
+            "\"pid\":4242,\"ownNamespace\":true,\"gids\":{\"map\":[{\"containerID\":0,\"hostID\":0,\"size\":2048}],\"displaced\":[]},\
+             \"collisions\":[{\"type\":\"gid\",\"id\":52044,\"slot\":848,\"heldBy\":50000,\"movedTo\":847},\
+             {\"type\":\"uid\",\"id\":12049,\"slot\":1809,\"heldBy\":10001,\"movedTo\":null},\
+             {\"type\":\"uid\",\"id\":7,\"slot\":3,\"heldBy\":null,\"movedTo\":null}]}\n"
+        ));
+        let same = Container { own: None, ..c };
+        assert!(
+            text(&same, &[]).ends_with("\nit has no user namespace of its own: its ids are the node's (see show)\n")
+        );
+    }
+
+    #[test]
+    fn displaced_ids_are_those_that_only_the_node_has() {
+        let gone = |container, node| displaced(&map(container), &map(node)).to_string();
+        assert_eq!(gone("0 0 10\n100 12 1", "0 1 10\n12 50 3"), "12-14");
+        assert_eq!(gone("5 0 1", "0 0 4294967295"), "0-4,6-4294967294");
+        assert_eq!(gone("4294967294 0 1", "0 0 4294967295"), "0-4294967293");
+        assert_eq!(gone("0 5 10", "0 1 10"), "");
+    }
+
+    /// A state folder with bundles: of this very process, of one that is gone, and of somebody else's.
+    #[test]
+    fn finds_what_runs_and_says_what_does_not() {
+        let state = std::env::temp_dir().join(format!("uid-nri-plugin-state-{}", own_pid()));
+        let make = |name: &str, pid: u32, rootfs: &str| {
+            let dir = state.join(name);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(
+                dir.join("config.json"),
+                "{\"ociVersion\":\"1.3.0\",\"linux\":{\"namespaces\":[{\"type\":\"pid\"}]}}",
+            )
+            .unwrap();
+            fs::write(dir.join("init.pid"), pid.to_string()).unwrap();
+            std::os::unix::fs::symlink(rootfs, dir.join("rootfs")).unwrap();
+        };
+        make("k8s.io/abcd", own_pid(), "/");
+        make("k8s.io/abce", own_pid(), "/proc");
+        make("moby/xyz", i32::MAX as u32, "/");
+        make("moby/bad", 1, "/");
+        fs::write(state.join("moby/bad/config.json"), "{").unwrap();
+        let path = state.to_str().unwrap();
+        let error = |id: &str| find(path, id).unwrap_err();
+        let (found, exact) = (find(path, "abcd").unwrap(), find(path, "ab"));
+        assert_eq!(
+            (found.id.as_str(), found.namespace.as_str(), found.pid, found.own),
+            ("abcd", "k8s.io", own_pid(), None)
+        );
+        assert_eq!(exact.unwrap_err(), "several containers begin with \"ab\"");
+        assert_eq!(error("abce"), format!("container abce does not run: process {} is another one's", own_pid()));
+        assert_eq!(
+            error("x"),
+            "container xyz does not run: process 2147483647: No such file or directory (os error 2)"
+        );
+        assert_eq!(error("q"), format!("no container \"q\" runs under {path}"));
+        assert!(error("bad").contains("config.json: not JSON"), "{}", error("bad"));
+        for id in ["../x", "", ".", "a/b", "a\nb"] {
+            assert_eq!(error(id), format!("{id:?} is not a container id"));
+        }
+        fs::remove_dir_all(&state).unwrap();
+        assert!(error("abcd").starts_with("cannot read "));
+    }
+}

@@ -1,0 +1,327 @@
+//! `explain`: what becomes of an id on this node, in three lines.
+
+use lexopt::prelude::*;
+
+use super::json::or_null;
+use super::presence;
+use super::source::{self, Maps, Source, put};
+use crate::map::MAX_ID;
+use crate::map::pool::NodeIds;
+use crate::map::ranges::Ranges;
+use crate::pod::rundir;
+
+/// What `explain --help` prints.
+pub const HELP: &str = "\
+uid-nri-plugin explain: what becomes of an id on this node
+
+Usage: uid-nri-plugin explain [--pid PID | --map FILE] [--json] ID...
+
+For each id (10001, or a list like 10001,65532-65535) three lines: whether the
+node's map has it, and its slot; which ids below 65536 share the slot; what
+happens at the unpacking of an image with files of it, to a pod that runs as
+it, to chown and setuid in a container, as far as plugin and supervise work on
+this node now. An id is claimed if the container runs as it, or its pod's
+annotation or the plugin's configuration names it.
+
+Options:
+      --pid PID   the node is the namespace that this process is in
+      --map FILE  the node has the map in a file, or - for stdin
+      --json      print JSON: the ids that things are done as, or null where
+                  they fail
+  -h, --help      print this
+
+Examples:
+  uid-nri-plugin explain 10001 65532-65535
+  echo 0:100000:2048 | uid-nri-plugin explain --map - 1000660000
+";
+
+/// More ids than this are a table: show --wrap prints it.
+const MOST: usize = 256;
+/// So many ids that share a slot are named.
+const NAMED: usize = 3;
+
+/// What was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    ids: Vec<u32>,
+    source: Source,
+    json: bool,
+}
+
+/// Reads the options. None: help.
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
+    let text = |e: lexopt::Error| e.to_string();
+    let mut options = Options { ids: Vec::new(), source: Source::Here, json: false };
+    while let Some(argument) = parser.next().map_err(text)? {
+        match argument {
+            Short('h') | Long("help") => return Ok(None),
+            Long("pid" | "map") if options.source != Source::Here => {
+                return Err("only one --pid or --map can be explained".into());
+            }
+            Long("pid") => {
+                options.source = Source::Pid(source::pid(&source::word(&mut parser)?)?);
+            }
+            Long("map") => options.source = Source::File(parser.value().map_err(text)?),
+            Long("json") => options.json = true,
+            Value(word) => {
+                let word = word.string().map_err(text)?;
+                if word.trim() == "4294967295" {
+                    return Err("4294967295 is -1, which means \"no change\" to chown and setuid: it is no id".into());
+                }
+                let ids = Ranges::parse(&word)?;
+                options.ids.extend(ids.ids().take(MOST + 1));
+            }
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    match options.ids.len() {
+        0 => Err("explain needs an id".into()),
+        n if n > MOST => Err(format!("at most {MOST} ids are explained at once; show --wrap has them all")),
+        _ => Ok(Some(options)),
+    }
+}
+
+/// Does it.
+pub fn run(options: Options) -> Result<(u8, String), String> {
+    let maps = Maps::read(&options.source)?;
+    let halves = maps.own.then(|| (rundir::acting(rundir::PATH), presence::supervise()));
+    let facts = facts(&maps, &options.ids, !options.json)?;
+    Ok((0, if options.json { json(&facts, halves) } else { text(&facts, halves) }))
+}
+
+/// The pids of the plugin and of `supervise`. None: it is another node, where they cannot be looked for.
+type Halves = Option<(Option<u32>, Option<u32>)>;
+
+/// What the arithmetic says of an id.
+#[derive(Debug, PartialEq, Eq)]
+struct Fact {
+    kind: &'static str,
+    id: u32,
+    native: bool,
+    slot: u32,
+    outside: u32,
+    /// Ids below 65536 with the same slot: the first of them, and how many.
+    named: Vec<u32>,
+    sharers: usize,
+}
+
+fn facts(maps: &Maps, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
+    let mut facts = Vec::new();
+    let kinds = maps.kinds(false, merge);
+    for &id in ids {
+        for &(kind, map) in &kinds {
+            let node = NodeIds::new(map).map_err(|e| e.to_string())?;
+            let slot = node.place(id);
+            let mut sharers = (0..1 << 16).filter(|other| *other != id && node.place(*other) == slot);
+            let named: Vec<u32> = sharers.by_ref().take(NAMED).collect();
+            let sharers = named.len() + sharers.count();
+            // A slot is an id of the node, so the map has it.
+            let outside = map.to_outside(slot.0).unwrap_or(MAX_ID);
+            let native = node.contains(id);
+            facts.push(Fact { kind, id, native, slot: slot.0, outside, named, sharers });
+        }
+    }
+    Ok(facts)
+}
+
+impl Fact {
+    fn text(&self, text: &mut String, halves: Halves) {
+        let Fact { kind, id, native, slot, outside, named, sharers } = self;
+        let not = if *native { "" } else { "not " };
+        put(text, format_args!("{kind} {id}  {not}in the node's map: slot {slot}, {outside} outside\n  "));
+        if named.is_empty() {
+            text.push_str("no other id below 65536 has this slot");
+        }
+        for (n, other) in named.iter().enumerate() {
+            put(text, format_args!("{}{other}", if n == 0 { "shared with " } else { ", " }));
+        }
+        if *sharers > named.len() {
+            put(text, format_args!(" and {} more below 65536", sharers - named.len()));
+        }
+        // Slot 0 is that of a node with one id: the plugin has no slot to give, and refuses.
+        let pod = if *slot > 0 { format!("pod runs as {id}") } else { "pod fails".to_owned() };
+        text.push_str("\n  ");
+        match halves.map(|(plugin, supervise)| (plugin.is_some(), supervise.is_some())) {
+            _ if *native => text.push_str("unpack, a pod's user, chown, setuid: done as it is, by the kernel"),
+            None => put(text, format_args!("supervise: unpack, chown, setuid as {slot}; plugin: {pod}")),
+            Some((false, false)) => text.push_str("unpack fails; a pod fails; chown, setuid: EINVAL"),
+            Some((false, true)) => put(text, format_args!("unpack, a pod's user, chown, setuid: all done as {slot}")),
+            Some((true, false)) => {
+                put(text, format_args!("unpack fails; a {pod}; chown, setuid: EINVAL unless claimed"))
+            }
+            Some((true, true)) => put(text, format_args!("unpack, unclaimed chown and setuid as {slot}; a {pod}")),
+        }
+        text.push('\n');
+    }
+
+    /// As objects of the ids that things are done as, or null for an error; chown and setuid in a container that has
+    /// no claim to the id.
+    fn json(&self, text: &mut String, halves: Halves) {
+        let Fact { kind, id, native, slot, outside, sharers, .. } = self;
+        put(
+            text,
+            format_args!(
+                "{{\"kind\":\"{kind}\",\"id\":{id},\"native\":{native},\"slot\":{slot},\"outside\":{outside},\
+                 \"sharers\":{sharers}"
+            ),
+        );
+        let mut outcome = |name: &str, plugin: bool, supervise: bool| {
+            let call = if *native { Some(*id) } else { supervise.then_some(*slot) };
+            let pod = if plugin && !native { (*slot > 0).then_some(*id) } else { call };
+            let (pod, call) = (or_null(pod.map(u64::from)), or_null(call.map(u64::from)));
+            put(
+                text,
+                format_args!(",\"{name}\":{{\"unpack\":{call},\"pod\":{pod},\"chown\":{call},\"setuid\":{call}}}"),
+            );
+        };
+        match halves {
+            Some((plugin, supervise)) => outcome("now", plugin.is_some(), supervise.is_some()),
+            None => {
+                outcome("withPlugin", true, false);
+                outcome("withSupervise", false, true);
+            }
+        }
+        text.push('}');
+    }
+}
+
+fn text(facts: &[Fact], halves: Halves) -> String {
+    let mut text = String::new();
+    match halves {
+        Some((plugin, supervise)) => {
+            for (name, pid, end) in [("plugin", plugin, "; "), ("supervise", supervise, "\n")] {
+                match pid {
+                    Some(pid) => put(&mut text, format_args!("{name}: process {pid}{end}")),
+                    None => put(&mut text, format_args!("{name}: none seen{end}")),
+                }
+            }
+        }
+        None => text.push_str("not this node: whether plugin and supervise work there is not known\n"),
+    }
+    facts.iter().for_each(|fact| fact.text(&mut text, halves));
+    text
+}
+
+fn json(facts: &[Fact], halves: Halves) -> String {
+    let (plugin, supervise) = halves.unwrap_or_default();
+    let (plugin, supervise) = (or_null(plugin.map(u64::from)), or_null(supervise.map(u64::from)));
+    let mut text = format!("{{\"plugin\":{plugin},\"supervise\":{supervise},\"ids\":[");
+    for (n, fact) in facts.iter().enumerate() {
+        text.push_str(if n > 0 { "," } else { "" });
+        fact.json(&mut text, halves);
+    }
+    text + "]}\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::idmap::IdMap;
+
+    fn facts_of(uids: &str, gids: &str, ids: &[u32]) -> Vec<Fact> {
+        let maps = Maps {
+            uids: IdMap::parse(uids).unwrap(),
+            gids: IdMap::parse(gids).unwrap(),
+            outside: "around the node",
+            own: true,
+        };
+        facts(&maps, ids, true).unwrap()
+    }
+
+    const NODE: &str = "0 2937359488 2044\n65532 2937361532 4";
+
+    #[test]
+    fn three_lines_an_id() {
+        let facts = facts_of(NODE, NODE, &[10001, 65532, 1825, 2044]);
+        assert_eq!(
+            text(&facts, Some((None, None))),
+            "\
+plugin: none seen; supervise: none seen
+id 10001  not in the node's map: slot 1825, 2937361313 outside
+  shared with 1825, 3869, 5913 and 28 more below 65536
+  unpack fails; a pod fails; chown, setuid: EINVAL
+id 65532  in the node's map: slot 65532, 2937361532 outside
+  no other id below 65536 has this slot
+  unpack, a pod's user, chown, setuid: done as it is, by the kernel
+id 1825  in the node's map: slot 1825, 2937361313 outside
+  shared with 3869, 5913, 7957 and 28 more below 65536
+  unpack, a pod's user, chown, setuid: done as it is, by the kernel
+id 2044  not in the node's map: slot 2043, 2937361531 outside
+  shared with 2043, 4087, 4088 and 60 more below 65536
+  unpack fails; a pod fails; chown, setuid: EINVAL
+"
+        );
+        let one = |halves| text(&facts[..1], halves).lines().last().unwrap().to_owned();
+        assert_eq!(
+            one(Some((Some(7), None))),
+            "  unpack fails; a pod runs as 10001; chown, setuid: EINVAL unless claimed"
+        );
+        assert_eq!(one(Some((None, Some(8)))), "  unpack, a pod's user, chown, setuid: all done as 1825");
+        assert_eq!(one(Some((Some(7), Some(8)))), "  unpack, unclaimed chown and setuid as 1825; a pod runs as 10001");
+        assert_eq!(one(None), "  supervise: unpack, chown, setuid as 1825; plugin: pod runs as 10001");
+        assert!(text(&facts, Some((Some(7), Some(8)))).starts_with("plugin: process 7; supervise: process 8\n"));
+        assert!(text(&facts, None).starts_with("not this node: "));
+    }
+
+    #[test]
+    fn differing_maps_and_extremes() {
+        let both = facts_of(NODE, "0 100000 1", &[65534]);
+        let words = text(&both, Some((Some(1), None)));
+        assert!(words.contains("\nuid 65534  in the node's map: "), "{words}");
+        assert!(words.contains("\ngid 65534  not in the node's map: slot 0, 100000 outside\n"), "{words}");
+        assert!(words.ends_with("\n  unpack fails; a pod fails; chown, setuid: EINVAL unless claimed\n"), "{words}");
+        assert!(text(&both, None).ends_with("plugin: pod fails\n"));
+        for map in ["0 0 4294967294", "0 4294967290 5", "0 1 2147483648", "0 2937359488 2048"] {
+            let facts = facts_of(map, "0 0 70000", &[0, 65535, 2147483647, MAX_ID]);
+            for halves in
+                [None, Some((None, None)), Some((Some(1), None)), Some((None, Some(1))), Some((Some(1), Some(1)))]
+            {
+                let text = text(&facts, halves);
+                assert!(text.lines().all(|l| l.len() <= 80), "{text}");
+                assert_eq!(text.lines().count(), 1 + 3 * facts.len());
+            }
+        }
+    }
+
+    #[test]
+    fn json_for_scripts() {
+        let facts = facts_of("0 1000 2048", "0 1000 2048", &[10001]);
+        let head =
+            "\"ids\":[{\"kind\":\"id\",\"id\":10001,\"native\":false,\"slot\":1809,\"outside\":2809,\"sharers\":31,";
+        assert_eq!(
+            json(&facts, Some((Some(9), None))),
+            format!(
+                "{{\"plugin\":9,\"supervise\":null,{head}\"now\":{{\"unpack\":null,\"pod\":10001,\"chown\":null,\"setuid\":null}}}}]}}\n"
+            )
+        );
+        assert_eq!(
+            json(&facts, None),
+            format!(
+                "{{\"plugin\":null,\"supervise\":null,{head}\
+                 \"withPlugin\":{{\"unpack\":null,\"pod\":10001,\"chown\":null,\"setuid\":null}},\
+                 \"withSupervise\":{{\"unpack\":1809,\"pod\":1809,\"chown\":1809,\"setuid\":1809}}}}]}}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn options_are_read() {
+        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words));
+        let expected = Options { ids: vec![7, 1, 2, 3], source: Source::File("-".into()), json: true };
+        assert_eq!(parsed(&["7", "--map", "-", "1-3", "--json"]), Ok(Some(expected)));
+        assert_eq!(parsed(&["-h"]), Ok(None));
+        for (words, error) in [
+            (&[][..], "explain needs an id"),
+            (&["4294967295"], "4294967295 is -1, which means \"no change\" to chown and setuid: it is no id"),
+            (&["4294967296"], "\"4294967296\" is not an id (0-4294967294)"),
+            (&["root"], "\"root\" is not an id (0-4294967294)"),
+            (&["1-300"], "at most 256 ids are explained at once; show --wrap has them all"),
+            (&["1-100000"], "more than 65536 ids are listed"),
+            (&["1", "--pid", "1", "--pid", "2"], "only one --pid or --map can be explained"),
+            (&["-1"], "invalid option '-1'"),
+        ] {
+            assert_eq!(parsed(words).unwrap_err(), error);
+        }
+        assert!(HELP.lines().all(|l| l.len() <= 80));
+    }
+}

@@ -1,0 +1,155 @@
+//! Maps as pictures: bars for the terminal, and SVG.
+
+use super::source::put;
+use crate::map::chain::Band;
+use crate::map::idmap::IdMap;
+
+/// The longest bar, in columns.
+const BAR: u64 = 28;
+/// Text is broken before this column.
+const WIDTH: usize = 80;
+/// SVG: the size of a box, the gap between columns, and the margin, in pixels.
+const BOX: usize = 220;
+const GAP: usize = 60;
+const MARGIN: usize = 20;
+
+/// `7` or `7-9`, as lists are written.
+pub fn span(first: u32, count: u32) -> String {
+    if count == 1 { first.to_string() } else { format!("{first}-{}", first + (count - 1)) }
+}
+
+/// A bar for each extent, as long as it has ids, with its ids at both ends and those outside beside it.
+pub fn bars(map: &IdMap, inside: &str, outside: &str) -> String {
+    let mut text = format!("{inside:>10}{:>42}  {outside}\n", "");
+    let longest = map.extents().iter().map(|e| e.count).max().unwrap_or(1) as u64;
+    for e in map.extents() {
+        let bar = format!("[{}]", "#".repeat((e.count as u64 * BAR / longest).max(1) as usize));
+        let last = if e.count == 1 { String::new() } else { (e.inside + (e.count - 1)).to_string() };
+        put(&mut text, format_args!("{:>10} {bar:<30} {last:<10}  {}\n", e.inside, span(e.outside, e.count)));
+    }
+    text
+}
+
+/// A paragraph beside a label, broken at blanks.
+pub fn paragraph(label: &str, words: &str) -> String {
+    let mut text = label.to_owned();
+    let mut column = label.len();
+    for word in words.split(' ').filter(|word| !word.is_empty()) {
+        // The first word has two blanks before it, and is never alone too wide.
+        if column > label.len() && column + 1 + word.len() > WIDTH {
+            put(&mut text, format_args!("\n{:width$}", "", width = label.len() + 1));
+            column = label.len() + 1;
+        }
+        let blanks = if column == label.len() { 2 } else { 1 };
+        put(&mut text, format_args!("{:blanks$}{word}", ""));
+        column += blanks + word.len();
+    }
+    text + "\n"
+}
+
+/// The bands as boxes, the innermost column at the right. `titles` are innermost first.
+pub fn svg(titles: &[&str], bands: &[Band]) -> String {
+    let left = |column: usize| MARGIN + (titles.len() - 1 - column) * (BOX + GAP);
+    let mut body = String::new();
+    let mut y = MARGIN + 30;
+    for (column, title) in titles.iter().enumerate() {
+        let x = left(column) + BOX / 2;
+        put(&mut body, format_args!("<text x=\"{x}\" y=\"30\" font-weight=\"bold\">{title}</text>\n"));
+    }
+    for band in bands {
+        // A box grows with the number of binary digits of its size: all sizes from 1 to 2^32 stay readable.
+        let height = 24 + 3 * (u32::BITS - band.count.leading_zeros()) as usize;
+        let middle = y + height / 2;
+        for (column, first) in band.firsts.iter().enumerate() {
+            let (x, ends) = (left(column), band.firsts.len() < titles.len() && column + 1 == band.firsts.len());
+            let (fill, not) = match ends {
+                true => ("#f4c7c3", "no "),
+                false => (if *first == band.firsts[0] { "#cfe2f3" } else { "#fce5cd" }, ""),
+            };
+            if column > 0 {
+                put(&mut body, format_args!("<path d=\"M{} {middle}h{GAP}\"/>\n", x + BOX));
+            }
+            let (centre, line, ids) = (x + BOX / 2, middle + 5, span(*first, band.count));
+            put(
+                &mut body,
+                format_args!(
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{BOX}\" height=\"{height}\" fill=\"{fill}\"/>\n\
+                     <text x=\"{centre}\" y=\"{line}\">{not}{ids}</text>\n"
+                ),
+            );
+        }
+        y += height + 6;
+    }
+    let (width, height) = (MARGIN + titles.len() * (BOX + GAP) - GAP + MARGIN, y + MARGIN);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\">\n\
+         <style>text{{font:13px monospace;text-anchor:middle}}rect,path{{stroke:#444}}</style>\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\" style=\"stroke:none\"/>\n{body}</svg>\n"
+    )
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::map::chain::bands;
+
+    fn map(text: &str) -> IdMap {
+        IdMap::parse(text).unwrap()
+    }
+
+    #[test]
+    fn bars_have_ids_at_both_ends() {
+        assert_eq!(
+            bars(&map("0 2937359488 2044\n65532 2937361532 4\n70000 4294967294 1"), "node", "around the node"),
+            "      node                                            around the node
+         0 [############################] 2043        2937359488-2937361531
+     65532 [#]                            65535       2937361532-2937361535
+     70000 [#]                                        4294967294\n"
+        );
+        let widest = bars(&map("2147483647 2147483647 2147483648\n0 0 2147483647"), "container", "around the node");
+        assert!(widest.lines().all(|l| l.len() <= 80), "{widest}");
+    }
+
+    #[test]
+    fn paragraphs_are_broken() {
+        assert_eq!(paragraph("a", ""), "a\n");
+        let list: Vec<String> = (0..40).map(|i| (i * 100).to_string()).collect();
+        let text = paragraph("native", &list.join(", "));
+        assert!(text.lines().count() == 4 && text.lines().all(|l| l.len() <= 80), "{text}");
+        assert_eq!(text.split_whitespace().collect::<String>(), format!("native{}", list.join(",")));
+    }
+
+    /// Whether every tag is closed in its turn, attributes are quoted, and nothing but tags and plain text is there.
+    pub fn assert_well_formed(text: &str) {
+        let mut open = Vec::new();
+        let mut rest = text;
+        while let Some(start) = rest.find('<') {
+            assert!(!rest[..start].contains(['>', '&']), "{}", &rest[..start]);
+            let end = start + rest[start..].find('>').expect("a tag ends");
+            let tag = &rest[start + 1..end];
+            assert!(!tag.contains(['<', '&']) && tag.matches('"').count().is_multiple_of(2), "{tag}");
+            let name = tag.split([' ', '/']).next().unwrap().to_owned();
+            match tag.strip_prefix('/') {
+                Some(name) => assert_eq!(open.pop().as_deref(), Some(name)),
+                None if tag.ends_with('/') => {}
+                None => open.push(name),
+            }
+            rest = &rest[end + 1..];
+        }
+        assert_eq!((open.len(), rest), (0, "\n"));
+    }
+
+    #[test]
+    fn svg_is_well_formed_and_the_same_each_time() {
+        let chain = [map("0 500000 196608"), map("0 65536 131071"), map("0 65536 65536")];
+        let picture = || svg(&["level 3", "level 2", "level 1", "host"], &bands(&chain));
+        let text = picture();
+        assert_eq!(text, picture());
+        assert_well_formed(&text);
+        for part in ["<svg xmlns=", ">0-65534</text>", ">631072-696606</text>", ">no 131071</text>"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_well_formed(&svg(&["node", "host"], &[]));
+    }
+}

@@ -1,0 +1,388 @@
+//! `show`: a node's map, the table of the rule, a container's map, or maps one inside the other.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+
+use lexopt::prelude::*;
+
+use super::container;
+use super::json::or_null;
+use super::picture::{bars, paragraph, span, svg};
+use super::source::{self, Maps, Source, put};
+use super::{colons, wrap};
+use crate::map::chain::{Band, MAX_LEVELS, bands, compose};
+use crate::map::cut;
+use crate::map::idmap::IdMap;
+use crate::map::pool::NodeIds;
+use crate::map::ranges::Ranges;
+
+/// What `show --help` prints.
+pub const HELP: &str = "\
+uid-nri-plugin show: id maps as pictures
+
+Usage: uid-nri-plugin show [--pid PID | --map FILE] [--gid] [--wrap] [OPTIONS]
+       uid-nri-plugin show --container ID [--state DIR] [--gid] [OPTIONS]
+       uid-nri-plugin show --chain FILE... [OPTIONS]
+
+Without options: the map of the node that this process is in. The first column
+has the node's ids, the second what the namespace around it calls them; of a
+process in another namespace (--pid), what they are called here.
+
+Options:
+      --pid PID       the map of the namespace that a process is in
+      --map FILE      the map in a file, or - for stdin: lines of
+                      'container host count', or container:host:amount
+      --gid, --gids   groups only
+      --wrap          where the rule places each of the ids 0-65535
+      --container ID  the map of a running container, by the beginning of its
+                      id, with the ids that it displaces and collisions
+      --state DIR     where containerd keeps the bundles of what runs [default:
+                      /run/containerd/io.containerd.runtime.v2.task]
+      --chain FILE... maps one inside the other, outermost first: the map that
+                      comes of them, and which ids cease to exist at which
+                      level; the exit status is 1 if any does
+      --svg FILE      draw the picture to a new file as well
+      --json          print JSON
+  -h, --help          print this
+
+Examples:
+  uid-nri-plugin show
+  uid-nri-plugin show --wrap --gid
+  uid-nri-plugin show --container 4d2a --svg web.svg
+  uid-nri-plugin show --chain /proc/self/uid_map inner-map
+";
+
+/// What was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    what: What,
+    gids_only: bool,
+    svg: Option<OsString>,
+    json: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum What {
+    Map(Source),
+    Wrap(Source),
+    Container { id: String, state: String },
+    Chain(Vec<OsString>),
+}
+
+/// Reads the options. None: help.
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
+    let text = |e: lexopt::Error| e.to_string();
+    let (mut source, mut id, mut chain) = (Source::Here, None, Vec::new());
+    let (mut state, mut wrap, mut gids_only, mut svg, mut json) = (None, false, false, None, false);
+    while let Some(argument) = parser.next().map_err(text)? {
+        match argument {
+            Short('h') | Long("help") => return Ok(None),
+            Long("pid") if source == Source::Here => {
+                source = Source::Pid(source::pid(&source::word(&mut parser)?)?);
+            }
+            Long("map") if source == Source::Here => source = Source::File(parser.value().map_err(text)?),
+            Long("pid" | "map") => return Err("only one --pid or --map can be shown".into()),
+            Long("gid" | "gids") => gids_only = true,
+            Long("wrap") => wrap = true,
+            Long("container") => id = Some(source::word(&mut parser)?),
+            Long("state") => state = Some(source::word(&mut parser)?),
+            Long("chain") => chain.extend(parser.values().map_err(text)?),
+            Long("svg") => svg = Some(parser.value().map_err(text)?),
+            Long("json") => json = true,
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    if chain.len() > MAX_LEVELS as usize {
+        return Err(format!("a chain of {} maps is too long: the kernel nests {MAX_LEVELS}", chain.len()));
+    }
+    let here = source == Source::Here && !wrap;
+    let what = match (id, chain.is_empty()) {
+        (None, true) if state.is_some() => return Err("--state goes with --container".into()),
+        (None, true) if wrap && svg.is_some() => return Err("--wrap has no picture for --svg".into()),
+        (None, true) if wrap => What::Wrap(source),
+        (None, true) => What::Map(source),
+        (Some(id), true) if here => What::Container { id, state: state.unwrap_or_else(|| container::STATE.to_owned()) },
+        (None, false) if here && state.is_none() && !gids_only => What::Chain(chain),
+        (None, false) => return Err("--chain goes with no option but --svg and --json".into()),
+        _ => return Err("--container goes with no --pid, --map, --wrap or --chain".into()),
+    };
+    Ok(Some(Options { what, gids_only, svg, json }))
+}
+
+/// Does it.
+pub fn run(options: Options) -> Result<(u8, String), String> {
+    let Options { what, gids_only, svg, json } = options;
+    match what {
+        What::Map(source) => {
+            let maps = Maps::read(&source)?;
+            let kinds = maps.kinds(gids_only, !json);
+            // Of two that differ the picture is of the first; --gid draws the other.
+            draw(svg, &["node", maps.outside], &[kinds[0].1.clone()])?;
+            Ok((0, if json { map_json(&kinds) } else { map_text(&kinds, maps.outside) }))
+        }
+        What::Wrap(source) => {
+            let maps = Maps::read(&source)?;
+            let mut text = String::new();
+            for (kind, map) in maps.kinds(gids_only, !json) {
+                let node = NodeIds::new(map).map_err(|e| e.to_string())?;
+                match (json, text.is_empty()) {
+                    (true, first) => {
+                        let before = if first { "{" } else { "," };
+                        put(&mut text, format_args!("{before}\"{kind}s\":{}", wrap::json(map, &node)));
+                    }
+                    (false, first) => {
+                        let (before, table) = (if first { "" } else { "\n" }, wrap::text(map, &node, maps.outside));
+                        put(&mut text, format_args!("{before}{}\n{table}", source::heading(kind)));
+                    }
+                }
+            }
+            Ok((0, if json { text + "}\n" } else { text }))
+        }
+        What::Container { id, state } => {
+            let (c, node) = (container::find(&state, &id)?, Maps::read(&Source::Here)?);
+            let merge = !json && c.uids == c.gids && node.uids == node.gids;
+            let kinds: Vec<(&str, &IdMap, &IdMap)> = match (gids_only, merge) {
+                (true, _) => vec![("gid", &c.gids, &node.gids)],
+                (false, true) => vec![("id", &c.uids, &node.uids)],
+                (false, false) => vec![("uid", &c.uids, &node.uids), ("gid", &c.gids, &node.gids)],
+            };
+            let chain = [kinds[0].2.clone(), kinds[0].1.clone()];
+            draw(svg, &["container", "node", "around the node"], &chain)?;
+            Ok((0, if json { container::json(&c, &kinds) } else { container::text(&c, &kinds) }))
+        }
+        What::Chain(files) => {
+            let maps = files.iter().map(|path| source::file(path)).collect::<Result<Vec<_>, _>>()?;
+            let titles: Vec<String> = (1..=maps.len()).rev().map(|n| format!("level {n}")).collect();
+            let titles: Vec<&str> = titles.iter().map(String::as_str).chain(["host"]).collect();
+            draw(svg, &titles, &maps)?;
+            let lost = lost(&maps);
+            let code = if lost.is_empty() { 0 } else { 1 };
+            Ok((code, if json { chain_json(&maps, &lost) } else { chain_text(&maps, &lost) }))
+        }
+    }
+}
+
+/// Draws maps, outermost first, to a new file, if one is asked for: what is there already, even a link, is left alone.
+fn draw(path: Option<OsString>, titles: &[&str], maps: &[IdMap]) -> Result<(), String> {
+    let Some(path) = path else { return Ok(()) };
+    let file = File::options().write(true).create_new(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(svg(titles, &bands(maps)).as_bytes()));
+    written.map_err(|e| format!("cannot write {:?} anew: {e}", cut(&path.to_string_lossy())))
+}
+
+/// The pool, and what is native beyond it; or why there is no pool.
+fn pool(map: &IdMap) -> Result<(u32, Ranges), String> {
+    let node = NodeIds::new(map).map_err(|e| e.to_string())?;
+    let beyond = node.ids().iter().filter(|r| *r.start() > 0).cloned().collect();
+    Ok((node.pool(), Ranges::new(beyond)))
+}
+
+fn map_text(kinds: &[(&str, &IdMap)], outside: &str) -> String {
+    let mut text = String::new();
+    for (kind, map) in kinds {
+        let before = if text.is_empty() { "" } else { "\n" };
+        put(&mut text, format_args!("{before}{}\n{}", source::heading(kind), bars(map, "node", outside)));
+        match pool(map) {
+            Err(why) => text += &paragraph("pool  ", &format!("none: {why}")),
+            Ok((pool, native)) => {
+                put(&mut text, format_args!("pool    {}, {pool} ids: slots for what the node lacks\n", span(0, pool)));
+                let native = native.to_string().replace(',', ", ");
+                if !native.is_empty() {
+                    text += &paragraph("native", &(native + " beside the pool"));
+                }
+            }
+        }
+        text += &paragraph("map   ", &colons(map).collect::<Vec<_>>().join(" "));
+    }
+    text
+}
+
+fn map_json(kinds: &[(&str, &IdMap)]) -> String {
+    let mut text = String::new();
+    for (kind, map) in kinds {
+        let before = if text.is_empty() { "{" } else { "," };
+        let (pool, native) = pool(map).map_or((None, Ranges::default()), |(pool, native)| (Some(pool.into()), native));
+        let (map, pool, native) = (map.oci(), or_null(pool), container::ranges_json(&native));
+        let words = format_args!("{before}\"{kind}s\":{{\"map\":{map},\"pool\":{pool},\"native\":{native}}}");
+        put(&mut text, words);
+    }
+    text + "}\n"
+}
+
+/// Ids that cease to exist, with the level that has them.
+fn lost(maps: &[IdMap]) -> Vec<(usize, Band)> {
+    let at = |level: usize| {
+        let cease = bands(&maps[..level]).into_iter().filter(move |b| b.firsts.len() <= level);
+        cease.map(move |band| (level, band))
+    };
+    (1..=maps.len()).flat_map(at).collect()
+}
+
+/// The level that lacks the ids of a band, counted from the host, which is 0.
+fn ends_at(level: usize, band: &Band) -> usize {
+    level + 1 - band.firsts.len()
+}
+
+fn chain_text(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
+    /// More lines than this say nothing new.
+    const MOST: usize = 20;
+    let mut text = String::new();
+    for (n, map) in maps.iter().enumerate() {
+        text += &paragraph(&format!("level {}", n + 1), &colons(map).collect::<Vec<_>>().join(" "));
+    }
+    let innermost = format!("level {}", maps.len());
+    put(&mut text, format_args!("\n{}\n", bars(&compose(maps), &innermost, "host")));
+    for (level, band) in lost.iter().take(MOST) {
+        let (at, name) = (ends_at(*level, band), band.firsts[band.firsts.len() - 1]);
+        let (s, cease) = if band.count == 1 { ("", "ceases") } else { ("s", "cease") };
+        let (ids, names) = (span(band.firsts[0], band.count), span(name, band.count));
+        let words = format_args!("level {level}: id{s} {ids} {cease} to exist:\n  level {at} has no {names}\n");
+        put(&mut text, words);
+    }
+    if lost.len() > MOST {
+        put(&mut text, format_args!("and {} more\n", lost.len() - MOST));
+    }
+    text + if lost.is_empty() { "every id of every level exists\n" } else { "the kernel refuses such a map (EPERM)\n" }
+}
+
+fn chain_json(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
+    let mut text = format!("{{\"levels\":{},\"map\":{},\"lost\":[", maps.len(), compose(maps).oci());
+    for (n, (level, band)) in lost.iter().enumerate() {
+        let (first, count, at) = (band.firsts[0], band.count, ends_at(*level, band));
+        let (comma, name) = (if n > 0 { "," } else { "" }, band.firsts[band.firsts.len() - 1]);
+        put(
+            &mut text,
+            format_args!(
+                "{comma}{{\"level\":{level},\"first\":{first},\"count\":{count},\
+                 \"missingAt\":{at},\"missingFirst\":{name}}}"
+            ),
+        );
+    }
+    text + "]}\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(text: &str) -> IdMap {
+        IdMap::parse(text).unwrap()
+    }
+
+    #[test]
+    fn shows_the_map_the_pool_and_what_is_native() {
+        let (uids, gids) = (map("0 2937359488 2044\n65532 2937361532 4"), map("5 7 1"));
+        assert_eq!(
+            map_text(&[("uid", &uids), ("gid", &gids)], "around the node"),
+            "\
+uids
+      node                                            around the node
+         0 [############################] 2043        2937359488-2937361531
+     65532 [#]                            65535       2937361532-2937361535
+pool    0-2043, 2044 ids: slots for what the node lacks
+native  65532-65535 beside the pool
+map     0:2937359488:2044 65532:2937361532:4
+
+gids
+      node                                            around the node
+         5 [############################]             7
+pool    none: the node's user namespace does not map id 0: start the node as
+        root of its namespace
+map     5:7:1
+"
+        );
+        assert!(map_text(&[("id", &uids)], "our ids").starts_with("uids and gids\n"));
+        assert_eq!(
+            map_json(&[("uid", &uids), ("gid", &gids)]),
+            "{\"uids\":{\"map\":[{\"containerID\":0,\"hostID\":2937359488,\"size\":2044},\
+             {\"containerID\":65532,\"hostID\":2937361532,\"size\":4}],\"pool\":2044,\
+             \"native\":[{\"first\":65532,\"last\":65535}]},\
+             \"gids\":{\"map\":[{\"containerID\":5,\"hostID\":7,\"size\":1}],\"pool\":null,\"native\":[]}}\n"
+        );
+    }
+
+    #[test]
+    fn chains_name_the_level() {
+        let chain = ["0 500000 196608", "0 65536 131071", "0 65536 65536"].map(map);
+        let gone = lost(&chain);
+        assert_eq!(
+            chain_text(&chain, &gone),
+            "\
+level 1  0:500000:196608
+level 2  0:65536:131071
+level 3  0:65536:65536
+
+   level 3                                            host
+         0 [############################] 65534       631072-696606
+
+level 3: id 65535 ceases to exist:
+  level 2 has no 131071
+the kernel refuses such a map (EPERM)
+"
+        );
+        assert_eq!(
+            chain_json(&chain, &gone),
+            "{\"levels\":3,\"map\":[{\"containerID\":0,\"hostID\":631072,\"size\":65535}],\
+             \"lost\":[{\"level\":3,\"first\":65535,\"count\":1,\"missingAt\":2,\"missingFirst\":131071}]}\n"
+        );
+        let good = ["0 500000 196608", "0 65536 131072", "0 65536 65536"].map(map);
+        assert!(chain_text(&good, &lost(&good)).ends_with("\nevery id of every level exists\n"));
+        // Two ids too few at the outermost level, seen from each level inside.
+        let outer = ["0 500000 196606", "0 65536 131072", "0 65536 65536"].map(map);
+        let text = chain_text(&outer, &lost(&outer));
+        assert!(
+            text.contains("level 2: ids 131070-131071 cease to exist:\n  level 1 has no 196606-196607\n"),
+            "{text}"
+        );
+        assert!(text.contains("level 3: ids 65534-65535 cease to exist:\n  level 1 has no 196606-196607\n"), "{text}");
+    }
+
+    #[test]
+    fn options_are_read() {
+        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words));
+        let of = |what| Ok(Some(Options { what, gids_only: false, svg: None, json: false }));
+        assert_eq!(parsed(&[]), of(What::Map(Source::Here)));
+        assert_eq!(parsed(&["--wrap", "--map", "-"]), of(What::Wrap(Source::File("-".into()))));
+        assert_eq!(parsed(&["--pid=7"]), of(What::Map(Source::Pid(7))));
+        assert_eq!(parsed(&["--chain", "a", "-"]), of(What::Chain(vec!["a".into(), "-".into()])));
+        let container = What::Container { id: "4d".into(), state: "/s".into() };
+        assert_eq!(parsed(&["--container", "4d", "--state", "/s"]), of(container));
+        let all = Options { what: What::Map(Source::Here), gids_only: true, svg: Some("f".into()), json: true };
+        assert_eq!(parsed(&["--gids", "--svg", "f", "--json"]), Ok(Some(all)));
+        assert_eq!(parsed(&["--help"]), Ok(None));
+        for (words, error) in [
+            (&["--pid", "x"][..], "\"x\" is not a process id"),
+            (&["--pid", "1", "--map", "f"], "only one --pid or --map can be shown"),
+            (&["--chain"], "missing argument for option '--chain'"),
+            (&["--chain", "a", "--wrap"], "--chain goes with no option but --svg and --json"),
+            (&["--container", "a", "--wrap"], "--container goes with no --pid, --map, --wrap or --chain"),
+            (&["--state", "a"], "--state goes with --container"),
+            (&["--wrap", "--svg", "a"], "--wrap has no picture for --svg"),
+            (&["x"], "unexpected argument \"x\""),
+        ] {
+            assert_eq!(parsed(words).unwrap_err(), error);
+        }
+        assert_eq!(
+            parsed(&[vec!["--chain"], vec!["a"; 33]].concat()).unwrap_err(),
+            "a chain of 33 maps is too long: the kernel nests 32"
+        );
+        assert!(HELP.lines().all(|l| l.len() <= 80));
+    }
+
+    #[test]
+    fn pictures_go_to_new_files_only() {
+        let path = std::env::temp_dir().join(format!("uid-nri-plugin-svg-{}", std::process::id()));
+        let node = map("0 2937359488 2048");
+        let draw = |path: &std::path::Path| draw(Some(path.into()), &["node", "outside"], std::slice::from_ref(&node));
+        draw(&path).unwrap();
+        super::super::picture::tests::assert_well_formed(&std::fs::read_to_string(&path).unwrap());
+        assert!(draw(&path).unwrap_err().ends_with(" anew: File exists (os error 17)"));
+        let link = path.with_extension("link");
+        std::os::unix::fs::symlink("/nonexistent/elsewhere", &link).unwrap();
+        assert!(draw(&link).unwrap_err().ends_with(" anew: File exists (os error 17)"));
+        for file in [path, link] {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+}

@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"uid-nri-plugin/tests/e2e/lab"
+)
+
+const toolFile = "/opt/tests/uid-nri-plugin"
+
+// tool runs one of the operator's tools as root of the node.
+func (s *site) tool(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	if s.ReadFile(toolFile) == "" {
+		binary, err := pluginBinary()
+		must(t, err)
+		must(t, s.CopyIn(binary, toolFile))
+	}
+	out, err := s.Run(toolFile, args...)
+	for line := range strings.Lines(out) {
+		if len(strings.TrimSpace(line)) > 80 && !strings.Contains(line, `"`) {
+			t.Errorf("%v: over 80 columns: %s", args, line)
+		}
+	}
+	return out, err
+}
+
+// told is what a tool says that must succeed.
+func (s *site) told(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := s.tool(t, args...)
+	must(t, err)
+	return out
+}
+
+// ociMap is a map in the form of a runtime configuration.
+type ociMap []struct{ ContainerID, HostID, Size int }
+
+func (m ociMap) String() string {
+	var lines []string
+	for _, e := range m {
+		lines = append(lines, fmt.Sprintf("%d %d %d", e.ContainerID, e.HostID, e.Size))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// A container under the plugin: its map is what the kernel says inside it, whichever tool shows it.
+func TestShowContainer(t *testing.T) {
+	s := equippedSite(t, plain)
+	pod := s.pod(t, lab.Pod{})
+	// 12049 = 10001 + 2048, which is optional and left out.
+	r := start(t, s.pod(t, lab.Pod{Name: "show", Annotations: map[string]string{annotation: "claim-uids=12049"}}), lab.Container{Image: tools, User: lab.ID(10001)})
+	mapped(t, s, r)
+	uids, gids := idMap(t, r, "uid_map"), idMap(t, r, "gid_map")
+
+	var config struct {
+		OciVersion string
+		Linux      struct {
+			Namespaces               []struct{ Type, Path string }
+			UidMappings, GidMappings ociMap
+		}
+	}
+	must(t, json.Unmarshal([]byte(s.told(t, "inspect", r.ID)), &config))
+	equal(t, "uidMappings", config.Linux.UidMappings.String(), uids)
+	equal(t, "gidMappings", config.Linux.GidMappings.String(), gids)
+	path, err := r.Config(`.linux.namespaces[] | select(.type == "user").path`)
+	must(t, err)
+	equal(t, "namespaces", fmt.Sprint(config.Linux.Namespaces), fmt.Sprintf("[{user %s}]", path))
+
+	var shown struct {
+		ID         string
+		Uids       struct{ Map ociMap }
+		Collisions []struct{ ID, Slot, HeldBy int }
+	}
+	must(t, json.Unmarshal([]byte(s.told(t, "show", "--container", r.ID[:12], "--json")), &shown))
+	equal(t, "id", shown.ID, r.ID)
+	equal(t, "map", shown.Uids.Map.String(), uids)
+	equal(t, "collisions", fmt.Sprint(shown.Collisions), "[{12049 1809 10001}]")
+
+	text := s.told(t, "show", "--container", r.ID, "--svg", "/tmp/show.svg")
+	for _, part := range []string{
+		"container " + r.ID + "\nnamespace k8s.io, process ",
+		"\n     10001 [#]                                        1809\n",
+		"\nclaimed    10001 on 1809, 65532-65535 on 2044-2047\n",
+		"\ndisplaced  1809, 2044-2047: ids of the node that do not exist in it\n",
+		"\ncollision  uid 12049 belongs on slot 1809, but 10001 holds it: left out\n",
+	} {
+		contains(t, "show --container", text, part)
+	}
+	svg := xml.NewDecoder(strings.NewReader(s.ReadFile("/tmp/show.svg")))
+	tags := 0
+	for {
+		token, err := svg.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		if _, is := token.(xml.StartElement); is {
+			tags++
+		}
+	}
+	if tags < 20 {
+		t.Errorf("the picture has %d elements", tags)
+	}
+
+	own := start(t, pod, lab.Container{Image: tools})
+	contains(t, "no namespace of its own", s.told(t, "show", "--container", own.ID), "\nit has no user namespace of its own")
+	config.Linux.Namespaces = nil
+	must(t, json.Unmarshal([]byte(s.told(t, "inspect", own.ID)), &config))
+	equal(t, "its namespaces and mappings", len(config.Linux.Namespaces)+len(config.Linux.UidMappings), 0)
+
+	for id, why := range map[string]string{
+		"../x":                 `"../x" is not a container id`,
+		"../../k8s.io/" + r.ID: "is not a container id",
+		"":                     `"" is not a container id`,
+		"no-such":              `no container "no-such" runs under `,
+	} {
+		for _, args := range [][]string{{"show", "--container", id}, {"inspect", id}} {
+			if out, err := s.tool(t, args...); err == nil {
+				t.Errorf("%q: %s", args, out)
+			} else {
+				contains(t, "the error", err.Error(), why)
+			}
+		}
+	}
+}
+
+// A process that has got the pid of a container's dead one is not taken for it.
+func TestShowStalePid(t *testing.T) {
+	s := equippedSite(t, plain)
+	r := start(t, s.pod(t, lab.Pod{}), lab.Container{Image: tools, User: lab.ID(10001)})
+	const state = "/tmp/stale"
+	_, err := s.Run("sh", "-c", `mkdir -p "$1/k8s.io/$2/rootfs" && cp /run/containerd/*/k8s.io/"$2"/config.json "$1/k8s.io/$2" && echo 1 >"$1/k8s.io/$2/init.pid"`, "sh", state, r.ID)
+	must(t, err)
+	if out, err := s.tool(t, "inspect", "--state", state, r.ID); err == nil {
+		t.Errorf("the node's init was taken for the container: %s", out)
+	} else {
+		contains(t, "the error", err.Error(), "process 1 is another one's")
+	}
+}
+
+// What becomes of 10001, by what works on the node.
+func TestExplain(t *testing.T) {
+	const first = "id 10001  not in the node's map: slot 1809, %d outside\n  shared with 1809, 3857, 5905 and 28 more below 65536\n"
+	for _, c := range []struct {
+		name              string
+		s                 *site
+		plugin, supervise bool
+		fate              string
+	}{
+		{"bare", bareSite(t, plain), false, false, "unpack fails; a pod fails; chown, setuid: EINVAL"},
+		{"plugin", equippedSite(t, plain), true, false, "unpack fails; a pod runs as 10001; chown, setuid: EINVAL unless claimed"},
+		{"supervise", ready(t)(foldedStock()), false, true, "unpack, a pod's user, chown, setuid: all done as 1809"},
+		{"both", ready(t)(bothStock()), true, true, "unpack, unclaimed chown and setuid as 1809; a pod runs as 10001"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pid := func(there bool, program string, args ...string) string {
+				if !there {
+					return "none seen"
+				}
+				out, err := c.s.Run("pgrep", append([]string{"-o"}, args...)...)
+				must(t, err)
+				return "process " + strings.TrimSpace(out)
+			}
+			plugin := pid(c.plugin, "plugin", "-f", "uid-mapper$")
+			supervise := pid(c.supervise, "supervise", "-f", "uid-nri-plugin supervise")
+			out := c.s.told(t, "explain", "10001")
+			var outside int
+			fmt.Sscan(strings.Fields(c.s.ReadFile("/proc/1/uid_map"))[1], &outside)
+			equal(t, "explain", out, fmt.Sprintf("plugin: %s; supervise: %s\n"+first+"  %s\n", plugin, supervise, outside+1809, c.fate))
+		})
+	}
+}
