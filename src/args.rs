@@ -14,7 +14,7 @@ uid-nri-plugin: lets pods use any user id in a node with few subordinate ids
 
 Usage: uid-nri-plugin [OPTIONS]
        uid-nri-plugin supervise [--log-level LEVEL] -- COMMAND [ARGUMENT...]
-       uid-nri-plugin show | explain | inspect [OPTIONS]
+       uid-nri-plugin plan | show | explain | inspect [OPTIONS]
 
 containerd launches it from /opt/nri/plugins/00-uid-mapper, without options.
 Started otherwise it connects to a running containerd, and does so again when
@@ -25,6 +25,7 @@ set-id calls below it succeed for ids that the node lacks: they are done with
 the id that the rule gives. Its exit status is the command's.
 
 Tools for operators, each with a --help of its own:
+  plan     the id map that a node should get, and the options for Podman
   show     the node's map, or a container's, or a chain of maps, as a picture
   explain  what becomes of an id on this node
   inspect  a running container's user namespace as OCI JSON

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 say "documents"
 man_page=$(MANWIDTH=200 man -l docs/uid-nri-plugin.8 2>/dev/null | col -b)
-tools='show explain inspect'
+tools='plan show explain inspect'
 
 warnings=$(groff -man -t -Tutf8 -ww -z docs/uid-nri-plugin.8 2>&1)
 [ -z "$warnings" ] || die "the man page: $warnings"
@@ -46,6 +46,13 @@ keys=$(sed -n '/fn set(&mut self/,/^    }/s/^ *"\([a-z-]*\)" =>.*/\1/p' src/pod/
 for key in $keys; do
 	grep -q "^| .*\`$key\`" README.md || die "configuration key $key is not in README's table"
 	printf '%s\n' "$man_page" | grep -q "^ *.*$key" || die "configuration key $key is not in the man page"
+done
+
+# The ids that plan pins have their reasons.
+usual=$(sed -n 's/^const USUAL: .* = \[\(.*\)\];/\1/p' src/cmd/plan.rs | tr -d ,)
+[ "$(echo "$usual" | wc -w)" -ge 10 ] || die "only these ids were found in the source: $usual"
+for id in $usual; do
+	printf '%s\n' "$man_page" | grep -qE "^[[:space:]]*([0-9]+, )?$id(, [0-9]+)?[[:space:]]+[A-Za-z]" || die "the man page gives no reason for id $id"
 done
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)

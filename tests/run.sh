@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/lib.sh"
 
 need_lab
-need_packages file:file man:man-db groff:groff
+need_packages file:file man:man-db groff:groff zstd:zstd
 need_go
 need_rust x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 cd "$root"

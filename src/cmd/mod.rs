@@ -2,12 +2,17 @@
 
 pub mod container;
 pub mod explain;
+pub mod image;
 pub mod inspect;
 pub mod json;
+pub mod manifest;
+pub mod nest;
 pub mod picture;
+pub mod plan;
 pub mod presence;
 pub mod show;
 pub mod source;
+pub mod subid;
 pub mod wrap;
 
 use crate::map::idmap::IdMap;
@@ -15,6 +20,8 @@ use crate::map::idmap::IdMap;
 /// A tool and what it was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
+    /// Plan a node's map.
+    Plan(plan::Options),
     /// Show maps.
     Show(show::Options),
     /// Explain ids.
@@ -41,6 +48,7 @@ pub fn parse(name: &str, parser: lexopt::Parser) -> Option<Result<Asked, String>
         Some(options.map(|o| o.map_or(Asked::Help(help), |o| Asked::Run(command(o)))))
     }
     match name {
+        "plan" => asked(plan::parse(parser), plan::HELP, Command::Plan),
         "show" => asked(show::parse(parser), show::HELP, Command::Show),
         "explain" => asked(explain::parse(parser), explain::HELP, Command::Explain),
         "inspect" => asked(inspect::parse(parser), inspect::HELP, Command::Inspect),
@@ -51,6 +59,7 @@ pub fn parse(name: &str, parser: lexopt::Parser) -> Option<Result<Asked, String>
 /// Runs a tool. The exit code, and its text for stdout.
 pub fn run(command: Command) -> Result<(u8, String), String> {
     match command {
+        Command::Plan(options) => plan::run(options),
         Command::Show(options) => show::run(options),
         Command::Explain(options) => explain::run(options),
         Command::Inspect(options) => inspect::run(options),

@@ -30,6 +30,11 @@ impl Ranges {
         Ranges(merged)
     }
 
+    /// The ids of both.
+    pub fn union(&self, other: &Ranges) -> Ranges {
+        Ranges::new([self.0.as_slice(), &other.0].concat())
+    }
+
     /// Reads `50000,10001-10005`: ids and ranges, separated by commas, at most 65536 ids in all.
     pub fn parse(text: &str) -> Result<Ranges, String> {
         if text.trim().is_empty() {

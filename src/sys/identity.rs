@@ -202,3 +202,9 @@ pub fn fchown(file: BorrowedFd, uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: `file` is open; integers otherwise.
     cerr(unsafe { libc::syscall(libc::SYS_fchown, file.as_raw_fd(), uid, gid) }).map(drop)
 }
+
+/// The real uid of this process.
+pub fn real_uid() -> u32 {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::getuid() }
+}

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod lock;
 pub mod mount;
 pub mod ns;
+pub mod pipe;
 pub mod process;
 pub mod ptrace;
 pub mod seccomp;

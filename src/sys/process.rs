@@ -229,6 +229,14 @@ pub fn reap() -> Option<(u32, i32)> {
     (pid > 0).then_some((pid as u32, status))
 }
 
+/// Waits until a child of ours that nobody else reaps has ended: its status as wait(2) tells it.
+pub fn wait_child(child: u32) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: `status` is an int of ours.
+    retry(|| unsafe { libc::waitpid(child as libc::pid_t, &raw mut status, 0) }.into())?;
+    Ok(status)
+}
+
 /// What a shell would make of a status: the exit code, or 128 and the signal.
 pub fn exit_code(status: i32) -> u8 {
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) as u8 } else { 128 + libc::WTERMSIG(status) as u8 }

@@ -1,0 +1,212 @@
+//! A program that bytes are passed through: its standard input and output are pipes of ours.
+
+use std::ffi::CStr;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use super::process::{exit_code, kill, wait_child};
+use super::{cerr, retry};
+
+/// How much of the input is held here.
+const CHUNK: usize = 1 << 16;
+
+unsafe extern "C" {
+    /// The environment, as environ(7) has it.
+    static environ: *const *mut libc::c_char;
+}
+
+/// A running program. It is killed, and reaped, when this is dropped.
+pub struct Program {
+    name: &'static CStr,
+    pid: Option<u32>,
+    input: Option<PipeWriter>,
+    output: PipeReader,
+    /// What it did not take yet.
+    held: Vec<u8>,
+    given: usize,
+}
+
+impl Program {
+    /// Starts a program, found by PATH, with one argument. Nothing is known of what it writes to stderr.
+    /// An error is that of starting it: ENOENT if it is not installed.
+    pub fn start(name: &'static CStr, argument: &CStr) -> io::Result<Program> {
+        let (stdin, input) = io::pipe()?;
+        let (output, stdout) = io::pipe()?;
+        // So that we never wait for it to take, while it waits for us to do so.
+        // SAFETY: integers; the descriptor is open.
+        cerr(unsafe { libc::fcntl(input.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }.into())?;
+        for pipe in [input.as_raw_fd(), output.as_raw_fd()] {
+            // Fewer turns; where a user's share of pipe memory is used up, it stays small.
+            // SAFETY: integers; the descriptor is open.
+            let _ = unsafe { libc::fcntl(pipe, libc::F_SETPIPE_SZ, 1 << 20) };
+        }
+        let pid = spawn(&[name, argument], stdin.as_fd(), stdout.as_fd())?;
+        Ok(Program { name, pid: Some(pid), input: Some(input), output, held: Vec::with_capacity(CHUNK), given: 0 })
+    }
+
+    /// Reads some of its output, and gives it input meanwhile: `more` reads some, 0 is its end. Returns 0 when the
+    /// program has ended, and well; if not well, an error tells how.
+    pub fn read(&mut self, into: &mut [u8], more: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            let (takes, gives) = self.poll()?;
+            if takes {
+                self.give(more)?;
+            }
+            if gives {
+                return match self.output.read(into)? {
+                    0 => self.finish().map(|()| 0),
+                    read => Ok(read),
+                };
+            }
+        }
+    }
+
+    /// Waits until it takes input, or there is output or no more of it.
+    fn poll(&self) -> io::Result<(bool, bool)> {
+        let ready = |fd, events| libc::pollfd { fd, events, revents: 0 };
+        // poll(2) passes over -1.
+        let input = self.input.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let mut both = [ready(input, libc::POLLOUT), ready(self.output.as_raw_fd(), libc::POLLIN)];
+        // SAFETY: `both` is an array of two pollfd of ours.
+        retry(|| unsafe { libc::poll(both.as_mut_ptr(), 2, -1) }.into())?;
+        Ok((both[0].revents != 0, both[1].revents != 0))
+    }
+
+    fn give(&mut self, more: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<()> {
+        if self.given == self.held.len() {
+            self.held.resize(CHUNK, 0);
+            let read = more(&mut self.held)?;
+            self.held.truncate(read);
+            self.given = 0;
+        }
+        let rest = &self.held[self.given..];
+        match self.input.as_mut().map(|input| input.write(rest)) {
+            Some(Ok(count)) if count > 0 => self.given += count,
+            Some(Err(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // All is given, or it takes no more (EPIPE): its status will tell why.
+            _ => self.input = None,
+        }
+        Ok(())
+    }
+
+    /// Waits for its end.
+    fn finish(&mut self) -> io::Result<()> {
+        self.input = None;
+        match self.wait()? {
+            0 => Ok(()),
+            status => {
+                let code = exit_code(status);
+                Err(io::Error::other(format!("{} ended with status {code}", self.name.to_string_lossy())))
+            }
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<i32> {
+        self.pid.take().map_or(Ok(0), wait_child)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid {
+            // It was not reaped, so the pid is still its own.
+            let _ = kill(pid, libc::SIGKILL).and_then(|()| self.wait());
+        }
+    }
+}
+
+/// Starts a program between two descriptors, with SIGPIPE as programs expect it (std ignores it) and stderr going nowhere.
+fn spawn(command: &[&CStr], stdin: BorrowedFd, stdout: BorrowedFd) -> io::Result<u32> {
+    let words = command.iter().map(|word| word.as_ptr().cast_mut());
+    let arguments: Vec<*mut libc::c_char> = words.chain([std::ptr::null_mut()]).collect();
+    let done = |error: libc::c_int| match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    };
+    let mut pid = 0;
+    // SAFETY: SIGCHLD is a valid signal; inherited as ignored, a child would vanish without a status. `actions` and
+    // `attributes` are made by their init functions before use and destroyed after; the descriptors are open, the
+    // strings are NUL-terminated and `arguments` ends with a null; all live during the calls, which only read them.
+    // posix_spawn shares no lock or memory of other threads with what it starts.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut actions: libc::posix_spawn_file_actions_t = std::mem::zeroed();
+        let mut attributes: libc::posix_spawnattr_t = std::mem::zeroed();
+        let mut defaults: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut defaults);
+        libc::sigaddset(&mut defaults, libc::SIGPIPE);
+        done(libc::posix_spawn_file_actions_init(&mut actions))?;
+        done(libc::posix_spawnattr_init(&mut attributes))?;
+        let started = done(libc::posix_spawn_file_actions_adddup2(&mut actions, stdin.as_raw_fd(), 0))
+            .and_then(|()| done(libc::posix_spawn_file_actions_adddup2(&mut actions, stdout.as_raw_fd(), 1)))
+            .and_then(|()| {
+                let null = c"/dev/null".as_ptr();
+                done(libc::posix_spawn_file_actions_addopen(&mut actions, 2, null, libc::O_WRONLY, 0))
+            })
+            .and_then(|()| done(libc::posix_spawnattr_setsigdefault(&mut attributes, &defaults)))
+            .and_then(|()| done(libc::posix_spawnattr_setflags(&mut attributes, libc::POSIX_SPAWN_SETSIGDEF as _)))
+            .and_then(|()| {
+                let file = command[0].as_ptr();
+                done(libc::posix_spawnp(&mut pid, file, &actions, &attributes, arguments.as_ptr(), environ))
+            });
+        libc::posix_spawn_file_actions_destroy(&mut actions);
+        libc::posix_spawnattr_destroy(&mut attributes);
+        started.map(|()| pid as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program makes of these bytes, or how it failed.
+    fn through(name: &'static CStr, argument: &CStr, mut bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let mut program = Program::start(name, argument).map_err(|e| e.to_string())?;
+        let (mut all, mut some) = (Vec::new(), [0; 1000]);
+        loop {
+            match program.read(&mut some, &mut |into| bytes.read(into)).map_err(|e| e.to_string())? {
+                0 => return Ok(all),
+                read => all.extend_from_slice(&some[..read]),
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_go_through_whole() {
+        // More than both pipes and all buffers hold: neither side waits for the other.
+        let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        assert_eq!(through(c"cat", c"-", &bytes).unwrap(), bytes);
+        assert_eq!(through(c"cat", c"-", b"").unwrap(), b"");
+        // As many as it wants, and the rest is not given.
+        assert_eq!(through(c"head", c"-n1", &[b"x\n".as_slice(), &bytes].concat()).unwrap(), b"x\n");
+    }
+
+    #[test]
+    fn failures_are_told() {
+        assert_eq!(through(c"false", c"", &[0; 3_000_000]), Err("false ended with status 1".into()));
+        let missing = Program::start(c"no-such-program-here", c"").map(drop).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+        let mut program = Program::start(c"cat", c"-").unwrap();
+        let fails = program.read(&mut [0; 10], &mut |_| Err(io::Error::from_raw_os_error(libc::EIO)));
+        assert_eq!(fails.unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+
+    #[test]
+    fn nothing_is_left_behind() {
+        let program = Program::start(c"sleep", c"1000").unwrap();
+        let pid = program.pid.unwrap();
+        drop(program);
+        let gone = kill(pid, 0).unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn sigpipe_ends_it() {
+        // With SIGPIPE ignored, `yes` would write an error and end with status 1; killed, it has none to tell.
+        let mut program = Program::start(c"yes", c"y").unwrap();
+        assert_eq!(program.read(&mut [0; 4], &mut |_| Ok(0)).unwrap(), 4);
+        let (other, _) = io::pipe().unwrap();
+        program.output = other;
+        assert_eq!(libc::WTERMSIG(program.wait().unwrap()), libc::SIGPIPE);
+    }
+}
