@@ -14,7 +14,7 @@ uid-nri-plugin: lets pods use any user id in a node with few subordinate ids
 
 Usage: uid-nri-plugin [OPTIONS]
        uid-nri-plugin supervise [--log-level LEVEL] -- COMMAND [ARGUMENT...]
-       uid-nri-plugin plan | show | explain | inspect [OPTIONS]
+       uid-nri-plugin plan | check | show | explain | inspect [OPTIONS]
 
 containerd launches it from /opt/nri/plugins/00-uid-mapper, without options.
 Started otherwise it connects to a running containerd, and does so again when
@@ -26,6 +26,7 @@ the id that the rule gives. Its exit status is the command's.
 
 Tools for operators, each with a --help of its own:
   plan     the id map that a node should get, and the options for Podman
+  check    whether pods can use any id on this node, with remedies
   show     the node's map, or a container's, or a chain of maps, as a picture
   explain  what becomes of an id on this node
   inspect  a running container's user namespace as OCI JSON
@@ -45,8 +46,8 @@ Examples:
   uid-nri-plugin supervise -- containerd
 
 Exit status: 0 when containerd closed the connection or a tool has done its
-work, 1 on failure, 2 for wrong options. Messages go to the journal, or to
-stderr where there is none.
+work, 1 on failure, 2 for wrong options; check also has 1 for a warning and 2
+for a problem. Messages go to the journal, or to stderr where there is none.
 ";
 
 /// Where NRI listens by default.

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 say "documents"
 man_page=$(MANWIDTH=200 man -l docs/uid-nri-plugin.8 2>/dev/null | col -b)
-tools='plan show explain inspect'
+tools='plan check show explain inspect'
 
 warnings=$(groff -man -t -Tutf8 -ww -z docs/uid-nri-plugin.8 2>&1)
 [ -z "$warnings" ] || die "the man page: $warnings"

@@ -1,5 +1,6 @@
 //! The operator's tools: each reads, says what it found, and changes nothing.
 
+pub mod check;
 pub mod container;
 pub mod explain;
 pub mod image;
@@ -22,6 +23,8 @@ use crate::map::idmap::IdMap;
 pub enum Command {
     /// Plan a node's map.
     Plan(plan::Options),
+    /// Check a node.
+    Check(check::Options),
     /// Show maps.
     Show(show::Options),
     /// Explain ids.
@@ -49,6 +52,7 @@ pub fn parse(name: &str, parser: lexopt::Parser) -> Option<Result<Asked, String>
     }
     match name {
         "plan" => asked(plan::parse(parser), plan::HELP, Command::Plan),
+        "check" => asked(check::parse(parser), check::HELP, Command::Check),
         "show" => asked(show::parse(parser), show::HELP, Command::Show),
         "explain" => asked(explain::parse(parser), explain::HELP, Command::Explain),
         "inspect" => asked(inspect::parse(parser), inspect::HELP, Command::Inspect),
@@ -60,6 +64,7 @@ pub fn parse(name: &str, parser: lexopt::Parser) -> Option<Result<Asked, String>
 pub fn run(command: Command) -> Result<(u8, String), String> {
     match command {
         Command::Plan(options) => plan::run(options),
+        Command::Check(options) => check::run(options),
         Command::Show(options) => show::run(options),
         Command::Explain(options) => explain::run(options),
         Command::Inspect(options) => inspect::run(options),

@@ -12,8 +12,8 @@ use super::proto::nri::{
 use super::ttrpc::{Code, Failure};
 use crate::journal::{Journal, Level, Subject};
 use crate::map::assign::{Assignment, Collision, Wants, assign};
-use crate::map::idmap::IdMap;
-use crate::map::pool::{NodeId, NodeIds};
+use crate::map::pool::NodeId;
+use crate::pod::node::Node;
 use crate::pod::podfs::{self, PodFs};
 use crate::pod::policy::{self, Config, Decision, Runtime, Wanted};
 use crate::pod::rundir::{self, RunDir};
@@ -72,30 +72,6 @@ struct State {
     node: Node,
     runtime: Runtime,
     home: Home,
-}
-
-/// The node's own maps.
-struct Node {
-    uids: NodeIds,
-    gids: NodeIds,
-    gid_map: IdMap,
-}
-
-impl Node {
-    fn read() -> Result<Node, String> {
-        let read = |path: &str| {
-            let text = fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"))?;
-            IdMap::parse(&text).map_err(|e| format!("{path}: {e}"))
-        };
-        let gid_map = read("/proc/self/gid_map")?;
-        let uids = NodeIds::new(&read("/proc/self/uid_map")?).map_err(|e| format!("/proc/self/uid_map: {e}"))?;
-        let gids = NodeIds::new(&gid_map).map_err(|e| format!("/proc/self/gid_map: {e}"))?;
-        Ok(Node { uids, gids, gid_map })
-    }
-
-    fn needs_nothing(&self) -> bool {
-        self.uids.covers_16_bits() && self.gids.covers_16_bits()
-    }
 }
 
 impl Plugin {

@@ -1,5 +1,6 @@
-//! What is decided and made for a pod: policy, the pinned user namespaces, and mounts of the pod's namespaces.
+//! What is decided and made for a pod: the node's ids, policy, the pinned user namespaces, and mounts of the pod's namespaces.
 
+pub mod node;
 pub mod podfs;
 pub mod policy;
 pub mod rundir;

@@ -203,7 +203,7 @@ impl Runtime {
 }
 
 /// `v2.3.4`, `2.2.1-k3s1` or `0.12.0` to (2, 3) and so on; None for anything else.
-fn major_minor(version: &str) -> Option<(u32, u32)> {
+pub fn major_minor(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.strip_prefix('v').unwrap_or(version).split('.');
     let major = parts.next()?.parse().ok()?;
     let minor = parts.next()?;

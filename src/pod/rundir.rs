@@ -165,6 +165,7 @@ fn names(dir: BorrowedFd) -> io::Result<Vec<String>> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::sys::process;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// A folder of our own under /run, gone when dropped.
@@ -236,6 +237,30 @@ pub mod tests {
             assert!(error.ends_with("not a sandbox id"), "{error}");
             assert!(run.remove_pod(id).is_err());
         }
+    }
+
+    #[test]
+    fn nobody_acts_where_nothing_is() {
+        assert_eq!(acting("/nonexistent"), None);
+        let scratch = Scratch::new("acting");
+        drop(RunDir::open(&scratch.0).unwrap());
+        assert_eq!(acting(&scratch.0), None);
+        // A lock is a process's own, so another one has to hold it.
+        let file = File::options().write(true).open(format!("{}/lock", scratch.0)).unwrap();
+        let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let Some(child) = process::fork().unwrap() else {
+            let held = lock::try_lock(&file).unwrap_or(false);
+            let _ = std::io::Write::write_all(&mut theirs, &[u8::from(held)]);
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            std::process::abort();
+        };
+        let mut held = [0];
+        std::io::Read::read_exact(&mut ours, &mut held).unwrap();
+        let found = acting(&scratch.0);
+        process::kill(child, libc::SIGKILL).unwrap();
+        process::wait_child(child).unwrap();
+        assert_eq!((held, found), ([1], Some(child)));
+        assert_eq!(acting(&scratch.0), None);
     }
 
     #[test]

@@ -64,6 +64,11 @@ fn make(maps: &Maps) -> Result<OwnedFd> {
     mount::clone_tree(&format!("/proc/{}/ns/user", holder.pid())).map_err(Step::Pin.on("a detached mount"))
 }
 
+/// Makes a namespace with these maps, and lets it go: whether that can be done here.
+pub fn try_one(maps: &Maps) -> Result<()> {
+    held(maps).map(drop)
+}
+
 /// Makes a namespace that lasts as long as what is returned.
 fn held(maps: &Maps) -> Result<ns::Holder> {
     let holder = ns::Holder::new().map_err(Step::MakeNamespace.on(""))?;

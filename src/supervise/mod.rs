@@ -24,8 +24,7 @@ use std::os::unix::net::UnixStream;
 use caller::Node;
 
 use crate::journal::{Journal, Level};
-use crate::map::idmap::IdMap;
-use crate::map::pool::NodeIds;
+use crate::pod;
 use crate::sys::process;
 
 /// `(uid_t)-1`.
@@ -64,7 +63,8 @@ pub fn run(command: &[OsString], log_level: Option<Level>) -> Result<u8, String>
     let command: Result<Vec<CString>, _> = command.iter().map(|word| CString::new(word.as_bytes())).collect();
     let command = command.map_err(|_| "a word of the command has a NUL")?;
     let shown = command.first().ok_or("supervise needs a command")?.to_string_lossy();
-    let node = read_node()?;
+    let pod::node::Node { uids, gids, .. } = pod::node::Node::read()?;
+    let node = Node { uids, gids };
     let filter = filter::program(&node.uids, &node.gids, &calls::HERE);
     let (ours, theirs) = UnixStream::pair().map_err(|e| format!("cannot make a socket: {e}"))?;
     if fs::read_link("/proc/self").ok().and_then(|p| p.to_str()?.parse().ok()) != Some(std::process::id()) {
@@ -92,16 +92,6 @@ pub fn run(command: &[OsString], log_level: Option<Level>) -> Result<u8, String>
 fn refuse(program: &str, e: &io::Error, code: u8) -> Result<u8, String> {
     eprintln!("uid-nri-plugin: cannot run {program}: {e}");
     Ok(code)
-}
-
-fn read_node() -> Result<Node, String> {
-    let read = |name: &str| {
-        let path = format!("/proc/self/{name}");
-        let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {path}: {e}"))?;
-        let map = IdMap::parse(&text).map_err(|e| format!("{path}: {e}"))?;
-        NodeIds::new(&map).map_err(|e| format!("{path}: {e}"))
-    };
-    Ok(Node { uids: read("uid_map")?, gids: read("gid_map")? })
 }
 
 /// Forwards signals until the command ends.

@@ -10,6 +10,7 @@ pub mod lock;
 pub mod mount;
 pub mod ns;
 pub mod pipe;
+pub mod probe;
 pub mod process;
 pub mod ptrace;
 pub mod seccomp;

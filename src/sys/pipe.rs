@@ -1,11 +1,13 @@
-//! A program that bytes are passed through: its standard input and output are pipes of ours.
+//! Other programs: one that bytes are passed through, and what one prints.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use super::process::{exit_code, kill, wait_child};
-use super::{cerr, retry};
+use super::{cerr, cstr, probe, retry};
 
 /// How much of the input is held here.
 const CHUNK: usize = 1 << 16;
@@ -115,6 +117,55 @@ impl Drop for Program {
     }
 }
 
+/// The most that is read of what a program prints.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// What a program prints to stdout, as far as 64 KiB; it is killed when it has not ended after 2 s (ETIMEDOUT). Its stdin
+/// and stderr are /dev/null. An exit status other than 0 is an error too.
+pub fn output(program: &str, arguments: &[&CStr]) -> io::Result<String> {
+    let null = File::open("/dev/null")?;
+    let (mut from, to) = io::pipe()?;
+    let program = cstr(program)?;
+    let child = spawn(&[&[program.as_c_str()], arguments].concat(), null.as_fd(), to.as_fd())?;
+    drop(to);
+    let end = Instant::now() + Duration::from_secs(2);
+    let (mut text, mut block, mut timely) = (Vec::new(), [0; 4096], true);
+    while text.len() < MAX_OUTPUT {
+        let left = end.saturating_duration_since(Instant::now()).as_millis() as i32;
+        timely = left > 0 && probe::is_readable(from.as_fd(), left);
+        match if timely { from.read(&mut block)? } else { 0 } {
+            0 => break,
+            n => text.extend_from_slice(&block[..n]),
+        }
+    }
+    // One that has closed its stdout has said what it had to; it is not waited for without bound.
+    if !timely || !ended_by(child, end) {
+        kill(child, libc::SIGKILL)?;
+    }
+    let status = wait_child(child)?;
+    match (timely, exit_code(status)) {
+        (false, _) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+        (true, 0) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        (true, code) => Err(io::Error::other(format!("it ended with status {code}"))),
+    }
+}
+
+/// Whether a child has ended by this time; it is left to be reaped.
+fn ended_by(child: u32, end: Instant) -> bool {
+    loop {
+        // SAFETY: siginfo_t is a plain struct of integers, for which all zeros is a value, and is ours.
+        let ended = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            libc::waitid(libc::P_PID, child, &mut info, flags) != 0 || info.si_pid() != 0
+        };
+        if ended || Instant::now() >= end {
+            return ended;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Starts a program between two descriptors, with SIGPIPE as programs expect it (std ignores it) and stderr going nowhere.
 fn spawn(command: &[&CStr], stdin: BorrowedFd, stdout: BorrowedFd) -> io::Result<u32> {
     let words = command.iter().map(|word| word.as_ptr().cast_mut());
@@ -208,5 +259,21 @@ mod tests {
         let (other, _) = io::pipe().unwrap();
         program.output = other;
         assert_eq!(libc::WTERMSIG(program.wait().unwrap()), libc::SIGPIPE);
+    }
+
+    #[test]
+    fn programs_are_run_and_bounded() {
+        let sh = |script: &CStr| output("/bin/sh", &[c"-c", script]);
+        assert_eq!(sh(c"echo one two; cat; echo not seen >&2").unwrap(), "one two\n");
+        assert_eq!(sh(c"echo x; exit 3").unwrap_err().to_string(), "it ended with status 3");
+        assert_eq!(output("/nonexistent", &[]).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        // Endless output is cut off: the program dies of SIGPIPE or is killed.
+        assert!(sh(c"while :; do echo endless; done").is_err());
+        let begun = Instant::now();
+        for script in [c"sleep 60", c"exec >&-; sleep 60", c"echo x; exec sleep 60"] {
+            assert!(sh(script).is_err(), "{script:?}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(output("a\0b", &[]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 }

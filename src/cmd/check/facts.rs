@@ -1,0 +1,184 @@
+//! What is so in a node: gathered here, judged in `node`.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::os::unix::net::UnixDatagram;
+
+use super::super::presence;
+use super::kernel::Kernel;
+use super::programs::{self, Containerd, Kind, Plugin};
+use crate::map::idmap::{Extent, IdMap};
+use crate::map::pool::NodeIds;
+use crate::pod::{node::Node, rundir, userns};
+use crate::sys::file;
+
+/// `statfs` magic of cgroup v2 (`linux/magic.h`).
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// Pods' namespaces and what else a node makes: with a limit closer than this to what is in use, it is reached soon.
+pub const SPARE: u64 = 100;
+
+/// What is so in the node.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its users and groups, or why they are not known.
+    pub ids: Result<(NodeIds, NodeIds), String>,
+    /// Users and groups are mapped alike, and in one piece.
+    pub plain: bool,
+    /// Whether we are its root.
+    pub root: bool,
+    /// Our effective capabilities, by bit.
+    pub capabilities: u64,
+    /// The namespace was made without rights over groups.
+    pub setgroups_denied: bool,
+    /// Making a user namespace with the node's own map: an errno, and what failed.
+    pub namespace: Result<(), (i32, String)>,
+    /// What the kernel allows.
+    pub limits: Limits,
+    /// How many namespaces the plugin has made for pods.
+    pub pinned: u64,
+    /// What the kernel can do.
+    pub kernel: Kernel,
+    /// This process itself runs below `supervise`.
+    pub supervised: bool,
+    /// The container runtime.
+    pub containerd: Containerd,
+    /// What is in its plugin folder.
+    pub plugins: Vec<Plugin>,
+    /// Ours in the folder of NRI 0.1.
+    pub old_plugin: Option<String>,
+    /// NRI's socket is there.
+    pub nri_socket: bool,
+    /// The instance of the plugin that acts.
+    pub acting: Option<u32>,
+    /// The low-level runtime.
+    pub runtime: Option<programs::Runtime>,
+    /// Somebody listens on journald's socket.
+    pub journald: bool,
+    /// The controllers of cgroup v2, if that is what is mounted.
+    pub controllers: Option<String>,
+    /// This program's path.
+    pub this: String,
+}
+
+/// What the kernel's configuration says of user namespaces; None: it does not know the setting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `user.max_user_namespaces`.
+    pub most: Option<u64>,
+    /// `kernel.apparmor_restrict_unprivileged_userns`.
+    pub apparmor: Option<u64>,
+    /// `kernel.unprivileged_userns_clone`.
+    pub clone: Option<u64>,
+}
+
+impl Limits {
+    /// Reads them.
+    pub fn gather() -> Limits {
+        let read = |name| programs::read(&format!("/proc/sys/{name}"), 64).trim().parse().ok();
+        Limits {
+            most: read("user/max_user_namespaces"),
+            apparmor: read("kernel/apparmor_restrict_unprivileged_userns"),
+            clone: read("kernel/unprivileged_userns_clone"),
+        }
+    }
+
+    /// What lets user namespaces be made again.
+    pub fn remedy(&self) -> &'static str {
+        match (self.clone, self.apparmor, self.most) {
+            (Some(0), ..) => "sudo sysctl -w kernel.unprivileged_userns_clone=1  # on the host",
+            (_, Some(1), _) => "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+            (.., Some(0..SPARE)) => "sudo sysctl -w user.max_user_namespaces=65536  # on the host",
+            _ => "podman run --privileged IMAGE  # on the host",
+        }
+    }
+}
+
+impl Facts {
+    /// Looks around.
+    pub fn gather() -> Facts {
+        let node = Node::read();
+        let status = programs::read("/proc/self/status", 16 << 10);
+        let capabilities = presence::field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let containerd = Containerd::gather();
+        let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
+        Facts {
+            plain: node.as_ref().is_ok_and(|n| n.uid_map.extents().len() == 1 && n.uids == n.gids),
+            namespace: node.as_ref().map_or(Err((0, String::new())), try_namespace),
+            ids: node.map(|n| (n.uids, n.gids)),
+            root: presence::field(&status, "Uid:").is_some_and(|ids| ids.split_ascii_whitespace().nth(1) == Some("0")),
+            capabilities: capabilities.unwrap_or(0),
+            setgroups_denied: programs::read("/proc/self/setgroups", 16).trim() == "deny",
+            limits: Limits::gather(),
+            pinned: count_pinned(rundir::PATH),
+            kernel: Kernel::gather(None),
+            supervised: presence::above(std::process::id()).is_some(),
+            plugins: programs::plugins(folder(&containerd)),
+            old_plugin: programs::plugins(OLD_FOLDER).into_iter().find(|p| p.kind != Kind::Foreign).map(|p| p.name),
+            nri_socket: fs::exists(socket).unwrap_or(false),
+            acting: rundir::acting(rundir::PATH),
+            runtime: programs::Runtime::gather(&containerd.config),
+            journald: UnixDatagram::unbound().is_ok_and(|s| s.connect("/run/systemd/journal/socket").is_ok()),
+            controllers: controllers(),
+            this: std::env::current_exe().map_or_else(|_| "uid-nri-plugin".into(), |p| p.display().to_string()),
+            containerd,
+        }
+    }
+
+    /// Whether every id that an image may use is in the node's map.
+    pub fn needs_nothing(&self) -> bool {
+        self.ids.as_ref().is_ok_and(|(uids, gids)| uids.covers_16_bits() && gids.covers_16_bits())
+    }
+}
+
+/// Where NRI 0.1 had its plugins.
+pub const OLD_FOLDER: &str = "/opt/nri/bin";
+
+/// Where containerd looks for plugins.
+pub fn folder(containerd: &Containerd) -> &str {
+    containerd.config.plugin_path.as_deref().unwrap_or("/opt/nri/plugins")
+}
+
+fn try_namespace(node: &Node) -> Result<(), (i32, String)> {
+    let identity = |ids: &NodeIds| {
+        let extent = |r: &RangeInclusive<u32>| Extent {
+            inside: *r.start(),
+            outside: *r.start(),
+            count: r.end() - r.start() + 1,
+        };
+        IdMap::from_disjoint(ids.ids().iter().map(extent).collect())
+    };
+    let maps = userns::Maps { uid: identity(&node.uids), gid: identity(&node.gids) };
+    userns::try_one(&maps).map_err(|e| (e.cause.raw_os_error().unwrap_or(0), e.to_string()))
+}
+
+fn count_pinned(run: &str) -> u64 {
+    let pods = format!("{run}/pods");
+    let is_pin = |name: &String| name.ends_with(".user");
+    let of = |pod: &String| programs::names(&format!("{pods}/{pod}")).iter().filter(|name| is_pin(name)).count() as u64;
+    programs::names(&pods).iter().map(of).sum()
+}
+
+/// What cgroup v2 has at its root, as this cgroup namespace sees it.
+pub fn controllers() -> Option<String> {
+    let root = file::open_dir("/sys/fs/cgroup").ok()?;
+    let v2 = file::file_system(&root).is_ok_and(|magic| magic == CGROUP2_MAGIC);
+    v2.then(|| programs::read("/sys/fs/cgroup/cgroup.controllers", 4096).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::rundir::tests::Scratch;
+
+    #[test]
+    fn namespaces_of_pods_are_counted() {
+        let scratch = Scratch::new("count");
+        assert_eq!(count_pinned(&scratch.0), 0);
+        for name in ["a/0.user", "a/0.map", "a/1.user", "b/0.user", "b/user"] {
+            let path = format!("{}/pods/{name}", scratch.0);
+            fs::create_dir_all(path.rsplit_once('/').unwrap().0).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        assert_eq!(count_pinned(&scratch.0), 3);
+    }
+}

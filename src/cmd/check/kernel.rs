@@ -1,0 +1,265 @@
+//! What the kernel lets this user do: found by doing it in a child process, in namespaces of its own.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+
+use super::Finding;
+use crate::map::cut;
+use crate::supervise::filter::{ALLOW, Insn};
+use crate::sys::{file, mount, ns, probe, seccomp};
+
+/// The errno of a trial; 0: it worked.
+pub type Errno = i32;
+
+/// What an earlier failure has kept from being tried.
+pub const NOT_TRIED: Errno = -1;
+
+/// What the kernel can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// `uname -r`.
+    pub release: String,
+    /// New namespaces: of mounts, and with `--host` of users around it.
+    pub namespaces: Errno,
+    /// fsopen, fsmount and move_mount (Linux 5.2).
+    pub mounts: Errno,
+    /// Overlay file systems in user namespaces (Linux 5.11).
+    pub overlay: Errno,
+    /// A tmpfs with mapped ids (Linux 6.3).
+    pub idmapped: Errno,
+    /// A seccomp filter with a listener; EBUSY: one is on this process already.
+    pub listener: Errno,
+    /// Seccomp user notification (Linux 5.0).
+    pub notification: bool,
+    /// Its waits that only a fatal signal ends (Linux 5.19).
+    pub killable: bool,
+    /// pidfd_getfd (Linux 5.6).
+    pub pidfd_getfd: bool,
+}
+
+impl Kernel {
+    /// Tries. `ids`: of this user and group, in a new user namespace; None: in the one that we are in.
+    pub fn gather(ids: Option<(u32, u32)>) -> Kernel {
+        let tried = probe::in_child(|| try_all(ids));
+        let failed = probe::errno(&tried);
+        let [namespaces, mounts, idmapped, overlay, listener] =
+            tried.unwrap_or([failed, NOT_TRIED, NOT_TRIED, NOT_TRIED, NOT_TRIED]);
+        Kernel {
+            release: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "?".into(), |r| cut(r.trim())),
+            namespaces,
+            mounts,
+            overlay,
+            idmapped,
+            listener,
+            notification: probe::has_notification(),
+            killable: probe::has_killable_wait(),
+            pidfd_getfd: probe::has_pidfd_getfd(),
+        }
+    }
+
+    /// The finding about features. That of the namespaces is told elsewhere.
+    pub fn finding(&self) -> Finding {
+        let mut f = Finding::new("kernel");
+        f.note(&self.release);
+        match self.mounts {
+            0 => f.note("new mounts"),
+            NOT_TRIED => {}
+            libc::ENOSYS => f.problem("no fsopen and move_mount", &["# boot a kernel of 5.2 or later"]),
+            e => f.problem(&format!("fsopen fails: {}", errno_text(e)), &[UNCONFINED]),
+        }
+        match self.overlay {
+            0 => f.note("overlay"),
+            NOT_TRIED => {}
+            e => f.warn(
+                &format!("no overlay in user namespaces (5.11): {}", errno_text(e)),
+                &["# have containerd use its native snapshotter, or fuse-overlayfs"],
+            ),
+        }
+        match (self.notification, self.pidfd_getfd) {
+            (true, true) => f.note("seccomp notification"),
+            (false, _) => f.warn("no seccomp notification (5.0) for supervise", &["# boot a kernel of 5.6 or later"]),
+            (true, false) => f.warn("no pidfd_getfd (5.6) for supervise", &["# boot a kernel of 5.6 or later"]),
+        }
+        // Neither is needed: the one makes supervise faster, the other is for pods with hostUsers: false.
+        if !self.killable {
+            f.note("no WAIT_KILLABLE_RECV (5.19)");
+        }
+        match self.idmapped {
+            0 => f.note("idmapped mounts"),
+            NOT_TRIED => {}
+            e => f.note(&format!("no idmapped mounts (6.3): {}", errno_text(e))),
+        }
+        f
+    }
+
+    /// Tells of a listener that is in supervise's way.
+    pub fn judge_listener(&self, f: &mut Finding, supervised: bool) {
+        match self.listener {
+            0 | NOT_TRIED => {}
+            libc::EBUSY if supervised => {}
+            libc::EBUSY => f.warn("a seccomp listener is on this node already: supervise cannot run", &[UNCONFINED]),
+            _ if !self.notification => {}
+            e => f.warn(&format!("supervise cannot install its filter: {}", errno_text(e)), &[UNCONFINED]),
+        }
+    }
+}
+
+/// What takes a container engine's seccomp profile away.
+pub const UNCONFINED: &str = "podman run --security-opt seccomp=unconfined IMAGE  # on the host";
+
+/// The kernel's words for an errno.
+pub fn errno_text(errno: Errno) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    // Without std's " (os error 1)".
+    text.split('(').next().unwrap_or_default().trim_end().to_owned()
+}
+
+/// In the child. The order matters: the last steps hide /proc and cannot be undone.
+fn try_all(ids: Option<(u32, u32)>) -> [Errno; 5] {
+    let entered = probe::new_namespaces(ids.is_some()).and_then(|()| map_root(ids));
+    if entered.is_err() {
+        return [probe::errno(&entered), NOT_TRIED, NOT_TRIED, NOT_TRIED, NOT_TRIED];
+    }
+    let tmpfs = mount::fresh(c"tmpfs", false);
+    let idmapped = if tmpfs.is_ok() { probe::errno(&try_idmapped()) } else { NOT_TRIED };
+    let mounts = probe::errno(&tmpfs);
+    let overlay = tmpfs.map_or(NOT_TRIED, |tmpfs| probe::errno(&try_overlay(tmpfs)));
+    let filter = Insn { code: 6, jt: 0, jf: 0, k: ALLOW }; // BPF_RET | BPF_K
+    let listener = if ids.is_some() { probe::no_new_privileges() } else { Ok(()) };
+    let listener = listener.and_then(|()| seccomp::install(&[filter]));
+    [0, mounts, idmapped, overlay, probe::errno(&listener)]
+}
+
+fn map_root(ids: Option<(u32, u32)>) -> io::Result<()> {
+    let Some((uid, gid)) = ids else { return Ok(()) };
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+fn try_idmapped() -> io::Result<()> {
+    let tmpfs = mount::fresh(c"tmpfs", false)?;
+    let holder = ns::Holder::new()?;
+    let at = format!("/proc/{}", holder.pid());
+    fs::write(format!("{at}/uid_map"), "0 0 1")?;
+    fs::write(format!("{at}/gid_map"), "0 0 1")?;
+    let user = file::open_namespace(&format!("{at}/ns/user"))?;
+    probe::map_mount(tmpfs.as_fd(), user.as_fd())
+}
+
+/// /proc is a folder that is there for sure, and nobody else sees it covered.
+fn try_overlay(tmpfs: std::os::fd::OwnedFd) -> io::Result<()> {
+    let root = file::open_dir("/")?;
+    mount::attach(tmpfs, root.as_fd(), "proc")?;
+    for dir in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(format!("/proc/{dir}"))?;
+    }
+    probe::mount_overlay("/proc/merged", "lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work")?;
+    fs::write("/proc/merged/file", "")?;
+    fs::metadata("/proc/upper/file").map(drop)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::State;
+    use super::*;
+
+    pub const GOOD: Kernel = Kernel {
+        release: String::new(),
+        namespaces: 0,
+        mounts: 0,
+        overlay: 0,
+        idmapped: 0,
+        listener: 0,
+        notification: true,
+        killable: true,
+        pidfd_getfd: true,
+    };
+
+    fn kernel(release: &str) -> Kernel {
+        Kernel { release: release.into(), ..GOOD }
+    }
+
+    #[test]
+    fn features_are_told() {
+        let expected = "ok       kernel      6.18.44; new mounts; overlay; seccomp notification;\n                     \
+            idmapped mounts\n";
+        assert_eq!(kernel("6.18.44").finding().text(), expected);
+        let old = Kernel {
+            mounts: libc::ENOSYS,
+            overlay: NOT_TRIED,
+            idmapped: NOT_TRIED,
+            listener: libc::EINVAL,
+            notification: false,
+            killable: false,
+            pidfd_getfd: false,
+            ..kernel("4.18.0")
+        };
+        let expected = "\
+problem  kernel      4.18.0; no fsopen and move_mount; no seccomp notification
+                     (5.0) for supervise; no WAIT_KILLABLE_RECV (5.19)
+         # boot a kernel of 5.2 or later
+         # boot a kernel of 5.6 or later
+";
+        assert_eq!(old.finding().text(), expected);
+        let odd = Kernel {
+            mounts: libc::EPERM,
+            overlay: libc::EPERM,
+            idmapped: libc::EINVAL,
+            pidfd_getfd: false,
+            ..kernel("5.10.0")
+        };
+        let expected = "\
+problem  kernel      5.10.0; fsopen fails: Operation not permitted; no overlay
+                     in user namespaces (5.11): Operation not permitted; no
+                     pidfd_getfd (5.6) for supervise; no idmapped mounts (6.3):
+                     Invalid argument
+         podman run --security-opt seccomp=unconfined IMAGE  # on the host
+         # have containerd use its native snapshotter, or fuse-overlayfs
+         # boot a kernel of 5.6 or later
+";
+        assert_eq!(odd.finding().text(), expected);
+    }
+
+    #[test]
+    fn a_listener_in_the_way_is_told() {
+        let found = |listener, supervised| {
+            let mut f = Finding::new("others");
+            Kernel { listener, ..GOOD }.judge_listener(&mut f, supervised);
+            (f.state, f.found)
+        };
+        assert_eq!(found(0, false), (State::Ok, String::new()));
+        assert_eq!(found(libc::EBUSY, true), (State::Ok, String::new()));
+        let busy = "a seccomp listener is on this node already: supervise cannot run";
+        assert_eq!(found(libc::EBUSY, false), (State::Warning, busy.into()));
+        let denied = "supervise cannot install its filter: Operation not permitted";
+        assert_eq!(found(libc::EPERM, false), (State::Warning, denied.into()));
+    }
+
+    #[test]
+    fn a_strangers_listener_is_found() {
+        let found = probe::in_child(|| {
+            let listener = seccomp::install(&[Insn { code: 6, jt: 0, jf: 0, k: ALLOW }]);
+            let [.., second] = try_all(None);
+            [probe::errno(&listener), second]
+        });
+        assert_eq!(found.unwrap(), [0, libc::EBUSY]);
+    }
+
+    /// As root on a kernel that has everything; and nothing of it is left behind.
+    #[test]
+    fn what_is_there_is_found() {
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let status = || fs::read_to_string("/proc/self/status").unwrap();
+        let filters = |s: String| s.lines().find(|l| l.starts_with("Seccomp_filters")).unwrap().to_owned();
+        let before = (mounts(), filters(status()));
+        for ids in [None, Some((0, 0))] {
+            let found = Kernel::gather(ids);
+            assert_eq!(found, kernel(&found.release), "{ids:?}");
+            assert!(found.release.starts_with(|c: char| c.is_ascii_digit()));
+        }
+        assert_eq!((mounts(), filters(status())), before);
+        assert!(fs::exists("/proc/self/maps").unwrap());
+    }
+}

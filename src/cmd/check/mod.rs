@@ -1,0 +1,300 @@
+//! `check`: can this node, or this account, do it? Ten findings, each with its remedy.
+
+mod config;
+mod facts;
+mod host;
+mod kernel;
+mod node;
+mod programs;
+
+use lexopt::prelude::*;
+
+use super::json::quote;
+
+/// What `check --help` prints.
+pub const HELP: &str = "\
+Usage: uid-nri-plugin check [--host] [--json]
+
+Says of a node whether pods can use any id in it: one line a finding, ok,
+warning or problem, and below it a remedy to paste. Run it inside the node, as
+its root; or with --host before there is one, as the user who is to start it.
+Everything is tried out, and nothing is changed.
+
+Options:
+      --host     check the account and the machine instead of the node
+      --json     print the findings as one JSON document
+  -h, --help     print this
+
+In a node: ids (its maps and pools), root (its rights, user namespaces),
+sandboxes (the pause image's id), kernel, containerd, plugin, runtime (runc or
+crun), others (what is in the way), journald, cgroup. On a host: ids (subuid,
+subgid), newuidmap, namespaces, kernel, others, cgroup, fuse, engine.
+
+Where containerd runs under supervise, a pod whose own seccomp profile
+notifies does not start (EBUSY): the kernel allows one listener.
+
+Examples:
+  uid-nri-plugin check --host
+  podman exec node uid-nri-plugin check
+  uid-nri-plugin check --json | jq -r '.checks[].remedy // empty'
+
+Exit status: 0 all is ok, 1 there are warnings, 2 there are problems.
+";
+
+/// What was asked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `--host`.
+    pub host: bool,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// Reads the options. None: help.
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
+    let mut options = Options::default();
+    while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
+        match argument {
+            Long("host") => options.host = true,
+            Long("json") => options.json = true,
+            Short('h') | Long("help") => return Ok(None),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// Gathers and judges. The exit code is the worst state's.
+pub fn run(options: Options) -> Result<(u8, String), String> {
+    let findings = if options.host { host::check() } else { node::check() };
+    let state = worst(&findings);
+    let text = if options.json { json(&findings, state) } else { findings.iter().map(Finding::text).collect() };
+    Ok((state as u8, text))
+}
+
+/// How well something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Ok,
+    Warning,
+    Problem,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Problem => "problem",
+        }
+    }
+}
+
+/// What was found about one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    name: &'static str,
+    state: State,
+    found: String,
+    /// Lines for a shell.
+    remedy: Vec<String>,
+}
+
+/// Columns: the state, the name, and where a remedy starts.
+const STATE: usize = 9;
+const NAME: usize = 12;
+const WIDTH: usize = 80;
+
+impl Finding {
+    fn new(name: &'static str) -> Finding {
+        Finding { name, state: State::Ok, found: String::new(), remedy: Vec::new() }
+    }
+
+    /// Adds something that is as it should be.
+    fn note(&mut self, what: &str) {
+        if !self.found.is_empty() {
+            self.found.push_str("; ");
+        }
+        // Names of files and what programs print may hold anything.
+        self.found.extend(what.chars().map(|c| if c.is_control() { '?' } else { c }));
+    }
+
+    /// Adds something that is not, with what to do.
+    fn fault(&mut self, state: State, what: &str, remedy: &[&str]) {
+        self.note(what);
+        self.state = self.state.max(state);
+        for line in remedy {
+            // A restart, for example, serves all that came before it.
+            self.remedy.retain(|earlier| earlier != line);
+            self.remedy.push((*line).to_owned());
+        }
+    }
+
+    fn warn(&mut self, what: &str, remedy: &[&str]) {
+        self.fault(State::Warning, what, remedy);
+    }
+
+    fn problem(&mut self, what: &str, remedy: &[&str]) {
+        self.fault(State::Problem, what, remedy);
+    }
+
+    fn text(&self) -> String {
+        let mut text = pad(self.state.name(), STATE) + &pad(self.name, NAME);
+        lay(&mut text, &self.found, STATE + NAME, false);
+        for line in &self.remedy {
+            text.push_str(&pad("", STATE));
+            lay(&mut text, line, STATE, true);
+        }
+        text
+    }
+
+    fn json(&self) -> String {
+        let remedy = if self.remedy.is_empty() { "null".into() } else { quote(&self.remedy.join("\n")) };
+        let (name, state) = (self.name, self.state.name());
+        format!("{{\"name\":\"{name}\",\"state\":\"{state}\",\"found\":{},\"remedy\":{remedy}}}", quote(&self.found))
+    }
+}
+
+fn worst(findings: &[Finding]) -> State {
+    findings.iter().map(|f| f.state).max().unwrap_or(State::Ok)
+}
+
+fn json(findings: &[Finding], state: State) -> String {
+    let checks: Vec<String> = findings.iter().map(Finding::json).collect();
+    format!("{{\"checks\":[{}],\"state\":\"{}\"}}\n", checks.join(","), state.name())
+}
+
+fn pad(text: &str, width: usize) -> String {
+    let mut padded = text.to_owned();
+    padded.extend(std::iter::repeat_n(' ', width.saturating_sub(text.len())));
+    padded
+}
+
+/// Adds a line whose first `indent` columns are written, and ends it. Longer text goes on in the next lines: prose is
+/// broken at any space, and in words that are longer than a line; a command where a shell takes a backslash, but never in
+/// words, since they are to be pasted.
+fn lay(out: &mut String, text: &str, indent: usize, command: bool) {
+    let whole = command && (text.starts_with('#') || text.chars().count() <= WIDTH - indent);
+    let (room, next, end_of_line) =
+        if command { (WIDTH - indent - 2, indent + 2, " \\\n") } else { (WIDTH - indent, indent, "\n") };
+    let (mut used, mut quoted) = (0, false);
+    let mut rest = text;
+    while !rest.is_empty() {
+        // Up to the next space that is not in quotes.
+        let mut end = rest.len();
+        for (at, c) in rest.char_indices() {
+            quoted ^= command && c == '\'';
+            if c == ' ' && !quoted && at > 0 {
+                end = at;
+                break;
+            }
+        }
+        let (mut piece, more) = rest.split_at(end);
+        if used > 0 && used + piece.chars().count() > room && !whole {
+            out.push_str(end_of_line);
+            out.push_str(&pad("", next));
+            piece = &piece[1..];
+            used = next - indent;
+        }
+        for c in piece.chars() {
+            if used == room && !command {
+                out.push('\n');
+                out.push_str(&pad("", next));
+                used = 0;
+            }
+            out.push(c);
+            used += 1;
+        }
+        rest = more;
+    }
+    out.push('\n');
+}
+
+/// A word for a shell, without what would steer a terminal.
+fn shell(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:,=@%".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.into();
+    }
+    let mut quoted = String::from("'");
+    for c in word.chars() {
+        match c {
+            '\'' => quoted.push_str("'\\''"),
+            c => quoted.push(if c.is_control() { '?' } else { c }),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+
+    fn parsed(words: &[&str]) -> Result<Option<Options>, String> {
+        parse(lexopt::Parser::from_args(words.iter().map(OsString::from)))
+    }
+
+    #[test]
+    fn options_are_read() {
+        assert_eq!(parsed(&[]), Ok(Some(Options { host: false, json: false })));
+        assert_eq!(parsed(&["--json", "--host"]), Ok(Some(Options { host: true, json: true })));
+        assert_eq!(parsed(&["--host", "-h"]), Ok(None));
+        assert_eq!(parsed(&["--node"]).unwrap_err(), "invalid option '--node'");
+        assert_eq!(parsed(&["x"]).unwrap_err(), "unexpected argument \"x\"");
+        assert!(HELP.lines().all(|line| line.len() <= 80));
+    }
+
+    #[test]
+    fn findings_are_printed() {
+        let mut f = Finding::new("plugin");
+        f.note("/opt/nri/plugins/00-uid-mapper");
+        assert_eq!(f.text(), "ok       plugin      /opt/nri/plugins/00-uid-mapper\n");
+        f.warn("no instance acts, and nobody knows why that is so\u{1b}[2J", &["systemctl restart containerd"]);
+        f.problem("a third", &["a 'b c' d", "e"]);
+        let expected = "\
+problem  plugin      /opt/nri/plugins/00-uid-mapper; no instance acts, and
+                     nobody knows why that is so?[2J; a third
+         systemctl restart containerd
+         a 'b c' d
+         e
+";
+        assert_eq!(f.text(), expected);
+        let expected = "{\"checks\":[{\"name\":\"plugin\",\"state\":\"problem\",\"found\":\"/opt/nri/plugins/00-uid-mapper; \
+            no instance acts, and nobody knows why that is so?[2J; a third\",\"remedy\":\"systemctl restart containerd\\n\
+            a 'b c' d\\ne\"},{\"name\":\"x\",\"state\":\"ok\",\"found\":\"\",\"remedy\":null}],\"state\":\"problem\"}\n";
+        let all = [f, Finding::new("x")];
+        assert_eq!(json(&all, worst(&all)), expected);
+        assert_eq!([State::Ok as u8, State::Warning as u8, State::Problem as u8], [0, 1, 2]);
+    }
+
+    #[test]
+    fn long_text_is_broken() {
+        let laid = |text: &str, indent, command| {
+            let mut out = String::new();
+            lay(&mut out, text, indent, command);
+            out
+        };
+        // Room for 5 and 9 columns.
+        assert_eq!(laid("aa bb cc", 75, false).split_ascii_whitespace().collect::<Vec<_>>(), ["aa", "bb", "cc"]);
+        assert_eq!(laid("aa bb cc", 75, false), format!("aa bb\n{:75}cc\n", ""));
+        assert_eq!(laid("aaaaaaa bb", 75, false), format!("aaaaa\n{0:75}aa bb\n", ""));
+        assert_eq!(laid("", 75, false), "\n");
+        assert_eq!(laid("ééééé é", 75, false), format!("ééééé\n{:75}é\n", ""));
+        assert_eq!(laid("aa bb cc dd", 71, true), format!("aa bb \\\n{:73}cc dd\n", ""));
+        assert_eq!(laid("aa bb ccc", 71, true), "aa bb ccc\n");
+        assert_eq!(laid("aa 'b  c' dd e", 71, true), format!("aa \\\n{0:73}'b  c' \\\n{0:73}dd e\n", ""));
+        assert_eq!(laid("aaaaaaaaaaaaaa b", 71, true), format!("aaaaaaaaaaaaaa \\\n{:73}b\n", ""));
+        assert_eq!(laid("# a remark that is long", 71, true), "# a remark that is long\n");
+        assert_eq!(laid("aaaaaaaaaaaaaaaa", 71, true), "aaaaaaaaaaaaaaaa\n");
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        assert_eq!(shell("/opt/nri/plugins/00-uid-mapper"), "/opt/nri/plugins/00-uid-mapper");
+        assert_eq!(shell("a b"), "'a b'");
+        assert_eq!(shell("$(id)'\n"), "'$(id)'\\''?'");
+        assert_eq!(shell(""), "''");
+    }
+}

@@ -1,0 +1,336 @@
+//! The ten findings about a node, from inside it.
+
+use super::facts::{Facts, OLD_FOLDER, SPARE, folder};
+use super::kernel::errno_text;
+use super::programs::Kind;
+use super::{Finding, shell};
+use crate::map::cut;
+use crate::map::pool::NodeIds;
+use crate::pod::policy;
+
+/// What the stock pause image runs as, user and group.
+const PAUSE: u32 = 65535;
+
+/// Gathers and judges.
+pub fn check() -> Vec<Finding> {
+    // Facts are needed to the end of the process, and not dropped one by one.
+    findings(Box::leak(Box::new(Facts::gather())))
+}
+
+/// The ten.
+fn findings(facts: &Facts) -> Vec<Finding> {
+    [ids, root, sandboxes, kernel, containerd, plugin, runtime, others, journald, cgroup]
+        .iter()
+        .map(|judge| judge(facts))
+        .collect()
+}
+
+/// Which line is to be added to /etc/subuid can only be told where that file is.
+const GET_IDS: &str = "uid-nri-plugin check --host  # on the host: how to get ids";
+
+fn ids(facts: &Facts) -> Finding {
+    let mut f = Finding::new("ids");
+    match &facts.ids {
+        Err(e) => f.problem(e, &["podman run --uidmap 0:0:2048 --gidmap 0:0:2048 IMAGE  # on the host"]),
+        Ok((uids, gids)) => {
+            let text = |ids: &NodeIds| {
+                let list = ids.ids().to_string();
+                let more = if list.len() > 50 { "…" } else { "" };
+                format!("{}{more}: a pool of {}", list.get(..50).unwrap_or(&list), ids.pool())
+            };
+            match () {
+                () if uids == gids => f.note(&text(uids)),
+                () => f.note(&format!("uids {}; gids {}", text(uids), text(gids))),
+            }
+            if facts.needs_nothing() {
+                f.note("nothing is needed");
+            }
+            match (uids.pool().min(gids.pool()), facts.containerd.supervised) {
+                (1, false) => f.problem("nobody but root has a slot", &[GET_IDS]),
+                (1, true) => f.warn("every other id is folded to root", &[GET_IDS]),
+                _ => {}
+            }
+        }
+    }
+    f
+}
+
+/// What a user namespace starts with; the limits of those around it count then, and cannot be seen.
+const NO_LIMIT: u64 = i32::MAX as u64;
+
+/// What making user namespaces takes, and their bits (`linux/capability.h`).
+const CAPABILITIES: [(&str, u64); 4] = [("SETGID", 6), ("SETUID", 7), ("SYS_ADMIN", 21), ("SETFCAP", 31)];
+
+fn root(facts: &Facts) -> Finding {
+    let mut f = Finding::new("root");
+    if !facts.root {
+        let again = format!("sudo {} check", shell(&facts.this));
+        f.problem("this is not the node's root: what follows is what this user can do", &[&again]);
+        return f;
+    }
+    let missing: Vec<&str> =
+        CAPABILITIES.iter().filter(|(_, bit)| facts.capabilities >> bit & 1 == 0).map(|(name, _)| *name).collect();
+    if !missing.is_empty() {
+        let remedy = format!("podman run --cap-add={} IMAGE  # on the host", missing.join(","));
+        f.problem(&format!("root lacks CAP_{}", missing.join(", CAP_")), &[&remedy]);
+    }
+    if facts.setgroups_denied {
+        f.problem("setgroups is denied: the node has no subordinate groups", &[GET_IDS]);
+    }
+    match (&facts.namespace, facts.limits.most) {
+        _ if facts.ids.is_err() || !missing.is_empty() => {}
+        (Err((libc::ENOSPC, what)), Some(0..SPARE)) => f.problem(what, &["sysctl -w user.max_user_namespaces=65536"]),
+        (Err((libc::ENOSPC, what)), _) => {
+            f.problem(what, &["sudo sysctl -w user.max_user_namespaces=65536  # on the host"]);
+        }
+        (Err((_, what)), _) => f.problem(what, &[facts.limits.remedy()]),
+        (Ok(()), Some(most)) if most < facts.pinned.saturating_add(SPARE) => {
+            let text = format!("only {most} user namespaces are allowed, {} are in use for pods", facts.pinned);
+            f.warn(&text, &["sysctl -w user.max_user_namespaces=65536"]);
+        }
+        (Ok(()), Some(most)) if most < NO_LIMIT => f.note(&format!("makes and maps user namespaces (limit {most})")),
+        (Ok(()), _) => f.note("makes and maps user namespaces"),
+    }
+    f
+}
+
+fn sandboxes(facts: &Facts) -> Finding {
+    let mut f = Finding::new("sandboxes");
+    let Ok((uids, gids)) = &facts.ids else {
+        f.warn("not known without ids", &["uid-nri-plugin plan  # on the host"]);
+        return f;
+    };
+    match (uids.contains(PAUSE), gids.contains(PAUSE), facts.containerd.supervised) {
+        (true, true, _) => f.note("the pause image's id 65535 is in the node's map"),
+        (.., true) => f.note("the pause image's id 65535 is folded by supervise"),
+        _ => {
+            let low = uids.pool().saturating_sub(4);
+            let map = |kind| format!("--{kind}map 0:0:{low} --{kind}map 65532:{low}:4");
+            let remedy = match facts.plain && low >= 1000 {
+                true => format!("podman run {} {} IMAGE  # on the host", map("uid"), map("gid")),
+                false => "uid-nri-plugin plan  # on the host".into(),
+            };
+            f.warn("the pause image's id 65535 is not in the node's map: no pod starts", &[&remedy]);
+        }
+    }
+    f
+}
+
+fn kernel(facts: &Facts) -> Finding {
+    let mut f = facts.kernel.finding();
+    if facts.kernel.namespaces > 0 && facts.root {
+        let text = format!("no mount namespaces: {}", errno_text(facts.kernel.namespaces));
+        f.problem(&text, &["podman run --privileged IMAGE  # on the host"]);
+    }
+    f
+}
+
+const RESTART: &str = "systemctl restart containerd";
+
+/// How to get a later containerd.
+fn upgrade() -> Vec<String> {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    vec![
+        "u=https://github.com/containerd/containerd/releases/download/v2.3.4".into(),
+        format!("curl -fsSL $u/containerd-2.3.4-linux-{arch}.tar.gz | tar -xzC /usr/local"),
+        RESTART.into(),
+    ]
+}
+
+fn containerd(facts: &Facts) -> Finding {
+    let c = &facts.containerd;
+    let mut f = Finding::new("containerd");
+    let upgrade = upgrade();
+    let upgrade: Vec<&str> = upgrade.iter().map(String::as_str).collect();
+    let version = match &c.version {
+        None => {
+            f.problem("containerd is not installed", &upgrade);
+            return f;
+        }
+        Some(Err(e)) => {
+            f.warn(&format!("its version is not known: {e}"), &["containerd --version"]);
+            return f;
+        }
+        Some(Ok(version)) => version,
+    };
+    f.note(&if c.nri.is_empty() { version.clone() } else { format!("{version} (NRI {})", c.nri) });
+    if c.supervised {
+        f.note("under supervise");
+    }
+    let runtime = policy::Runtime::new("containerd", version, &c.nri);
+    match (runtime.takes_namespaces, runtime.tells_user) {
+        _ if facts.needs_nothing() => {}
+        (true, true) => f.note("namespaces can be adjusted"),
+        (true, false) => f.warn("does not tell who a container runs as (2.3): only annotated ids work", &upgrade),
+        (false, _) if c.supervised => f.warn("takes no namespaces from plugins (2.2): ids are folded only", &upgrade),
+        (false, _) => f.problem("takes no namespaces from plugins (2.2)", &upgrade),
+    }
+    if c.pid.is_none() {
+        f.warn("it does not run", &["systemctl start containerd"]);
+    }
+    f
+}
+
+fn plugin(facts: &Facts) -> Finding {
+    let c = &facts.containerd;
+    let mut f = Finding::new("plugin");
+    if facts.needs_nothing() {
+        f.note("not needed");
+        return f;
+    }
+    let (folder, this, config) = (folder(c), shell(&facts.this), shell(&c.config_path));
+    let install = format!("install -Dm755 {this} {}", shell(&format!("{folder}/00-uid-mapper")));
+    let first = facts.plugins.iter().find(|p| p.kind != Kind::Foreign);
+    match first {
+        Some(p) if !p.executable => {
+            let remedy = format!("chmod 755 {}", shell(&format!("{folder}/{}", p.name)));
+            f.problem(&format!("{folder}/{} is not executable", p.name), &[&remedy, RESTART]);
+        }
+        Some(p) if p.kind == Kind::Ours => {
+            let remedy = format!("install -m755 {this} {}", shell(&format!("{folder}/{}", p.name)));
+            f.warn(&format!("{folder}/{} is of another version than this program", p.name), &[&remedy, RESTART]);
+        }
+        Some(p) => f.note(&format!("{folder}/{}", p.name)),
+        None if facts.acting.is_some() => f.note(&format!("not in {folder}")),
+        None if c.supervised => f.warn(&format!("not in {folder}: ids are folded only"), &[&install, RESTART]),
+        None => f.problem(&format!("not in {folder}"), &[&install, RESTART]),
+    }
+    if let Some(name) = &facts.old_plugin {
+        let remedy = format!("rm {}", shell(&format!("{OLD_FOLDER}/{name}")));
+        f.warn(&format!("{OLD_FOLDER}/{name} is where NRI 0.1 looked for it"), &[&remedy]);
+    }
+    // containerd 1.7 has NRI off by default.
+    let old = matches!(&c.version, Some(Ok(v)) if policy::major_minor(v).is_some_and(|v| v < (2, 0)));
+    match (c.config.disable, facts.nri_socket) {
+        (Some(true), _) => {
+            let script = "'/nri.v1.nri/,/^ *\\[/s/disable *= *true/disable = false/'";
+            f.problem("NRI is disabled", &[&format!("sed -i {script} {config}"), RESTART]);
+        }
+        (None, _) if old => {
+            let text = "'[plugins.\"io.containerd.nri.v1.nri\"]\\n  disable = false\\n'";
+            f.problem("NRI is disabled by default", &[&format!("printf {text} >>{config}"), RESTART]);
+        }
+        (_, false) if c.pid.is_some() && !c.config.no_connections && facts.root => {
+            f.problem("NRI's socket is not there", &[RESTART])
+        }
+        _ => {}
+    }
+    match (facts.acting, c.pid) {
+        (Some(pid), _) => f.note(&format!("pid {pid} acts")),
+        (None, Some(_)) if f.remedy.is_empty() && facts.root => {
+            f.warn("no instance acts", &[RESTART, "journalctl -t uid-nri-plugin -n 20"])
+        }
+        _ => {}
+    }
+    f
+}
+
+fn runtime(facts: &Facts) -> Finding {
+    let mut f = Finding::new("runtime");
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let get = |path: &str| {
+        let url = "u=https://github.com/opencontainers/runc/releases/download/v1.4.3";
+        [url.to_owned(), format!("curl -fsSL $u/runc.{arch} | install -m755 /dev/stdin {}", shell(path))]
+    };
+    let lines = get(facts.runtime.as_ref().map_or("/usr/local/sbin/runc", |r| &r.path));
+    let lines = [lines[0].as_str(), lines[1].as_str()];
+    let Some(runtime) = &facts.runtime else {
+        f.problem("neither runc nor crun is installed", &lines);
+        return f;
+    };
+    let (name, version) = match &runtime.version {
+        Ok(version) => version,
+        Err(e) => {
+            let remedy = format!("{} --version", shell(&runtime.path));
+            f.warn(&format!("the version of {} is not known: {e}", runtime.path), &[&remedy]);
+            return f;
+        }
+    };
+    f.note(&format!("{name} {version}"));
+    // crun: 1.8.1 was seen to join a namespace and take its map.
+    match (name.as_str(), policy::major_minor(version)) {
+        ("runc", Some(v)) if v < (1, 2) => f.problem("takes no map from a namespace that it joins (1.2)", &lines),
+        ("crun", Some(v)) if v < (1, 8) => f.warn("older than what was tried (1.8)", &["crun --version"]),
+        ("runc" | "crun", Some(_)) => f.note("takes the map of a namespace that it joins"),
+        _ => f.warn("is not known to take the map of a namespace that it joins", &lines),
+    }
+    f
+}
+
+fn others(facts: &Facts) -> Finding {
+    let mut f = Finding::new("others");
+    let folder = folder(&facts.containerd);
+    let ours = facts.plugins.iter().filter(|p| p.kind != Kind::Foreign && p.executable && p.is_named());
+    for p in ours.skip(1) {
+        let remedy = format!("rm {}", shell(&format!("{folder}/{}", p.name)));
+        f.warn(&format!("{}, another copy, stands by", p.name), &[&remedy]);
+    }
+    for p in facts.plugins.iter().filter(|p| p.executable) {
+        let off = format!("chmod -x {}", shell(&format!("{folder}/{}", p.name)));
+        match (p.is_named(), p.kind) {
+            (false, _) => {
+                let text = format!("{:?} is no plugin's name: containerd starts none in this folder", cut(&p.name));
+                f.problem(&text, &[&off, RESTART]);
+            }
+            (true, Kind::Foreign) => {
+                let text = format!("{}, another plugin: it may not adjust namespaces or /sys", cut(&p.name));
+                f.warn(&text, &[&format!("{off}  # if it does"), RESTART]);
+            }
+            _ => {}
+        }
+    }
+    if facts.containerd.config.refuses_namespaces {
+        let script = "'s/\\(reject_namespace_adjustment *= *\\)true/\\1false/'";
+        let remedy = format!("sed -i {script} {}", shell(&facts.containerd.config_path));
+        f.problem("default_validator refuses adjusted namespaces", &[&remedy, RESTART]);
+    }
+    facts.kernel.judge_listener(&mut f, facts.supervised);
+    if f.found.is_empty() {
+        f.note("no other plugin, validator or seccomp listener in the way");
+    }
+    f
+}
+
+fn journald(facts: &Facts) -> Finding {
+    let mut f = Finding::new("journald");
+    match facts.journald {
+        true => f.note("takes messages: journalctl -t uid-nri-plugin"),
+        false => {
+            let text = "no /run/systemd/journal/socket: what a launched plugin says is lost";
+            f.warn(text, &["systemctl start systemd-journald.socket systemd-journald"]);
+        }
+    }
+    f
+}
+
+fn cgroup(facts: &Facts) -> Finding {
+    let mut f = Finding::new("cgroup");
+    match &facts.controllers {
+        None => {
+            f.problem("not version 2", &["sudo grubby --update-kernel=ALL --args=systemd.unified_cgroup_hierarchy=1"])
+        }
+        Some(list) => judge_controllers(&mut f, list),
+    }
+    f
+}
+
+/// Which of those that kubelet needs are delegated.
+pub fn judge_controllers(f: &mut Finding, list: &str) {
+    let missing: Vec<&str> =
+        ["cpu", "memory", "pids"].into_iter().filter(|c| !list.split(' ').any(|there| there == *c)).collect();
+    match missing[..] {
+        [] => f.note("version 2 with cpu, memory and pids"),
+        _ => f.warn(&format!("version 2 without {}", missing.join(", ")), &DELEGATE),
+    }
+}
+
+/// How systemd gives users their controllers.
+const DELEGATE: [&str; 4] = [
+    "# on the host, as an administrator; then log in again",
+    "sudo mkdir -p /etc/systemd/system/user@.service.d",
+    "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo tee /etc/systemd/system/user@.service.d/delegate.conf",
+    "sudo systemctl daemon-reload",
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! Other programs: which run here, which are installed, of which version.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+
+use super::super::presence;
+use super::config::{self, Config};
+use crate::map::cut;
+use crate::pod::policy::ANNOTATION;
+use crate::sys::pipe;
+
+/// The container runtime of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Containerd {
+    /// Its process, if it runs.
+    pub pid: Option<u32>,
+    /// Its version, such as v2.3.4; None: it is not installed. An error: it did not tell.
+    pub version: Option<Result<String, String>>,
+    /// The version of NRI that it was built with, where it says so.
+    pub nri: String,
+    /// It runs below `supervise`.
+    pub supervised: bool,
+    /// Where its configuration is.
+    pub config_path: String,
+    /// Its configuration.
+    pub config: Config,
+}
+
+impl Containerd {
+    /// Looks for it.
+    pub fn gather() -> Containerd {
+        let pid = presence::running("containerd");
+        // Only root may look at a process of root's.
+        let program = pid.map(|pid| format!("/proc/{pid}/exe")).filter(|exe| File::open(exe).is_ok());
+        let program = program.or_else(|| find("containerd"));
+        let line = pid.map(command_line).unwrap_or_default();
+        let config_path = option_of(&line, "config", 'c').unwrap_or_else(|| "/etc/containerd/config.toml".into());
+        Containerd {
+            pid,
+            nri: program.as_deref().and_then(|p| text_after(p, NRI_MODULE)).unwrap_or_default(),
+            version: program.as_deref().map(version),
+            supervised: pid.is_some_and(|pid| presence::above(pid).is_some()),
+            config: Config::parse(&read(&config_path, config::MAX_BYTES)),
+            config_path,
+        }
+    }
+}
+
+/// How a Go program's build information names NRI; its version follows.
+const NRI_MODULE: &str = "\ndep\tgithub.com/containerd/nri\tv";
+/// Programs are searched as far as this.
+const MAX_PROGRAM: u64 = 256 << 20;
+
+/// A low-level runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Its path.
+    pub path: String,
+    /// Its name and version, such as ("runc", "1.4.3"), or why it did not tell.
+    pub version: Result<(String, String), String>,
+}
+
+impl Runtime {
+    /// What containerd is told to use, or else runc or crun.
+    pub fn gather(config: &Config) -> Option<Runtime> {
+        let configured = config.binaries.first().and_then(|binary| find(binary));
+        let path = configured.or_else(|| find("runc")).or_else(|| find("crun"))?;
+        let version = output(&path).and_then(|text| {
+            let mut words = text.split_ascii_whitespace();
+            match (words.next(), words.next(), words.next()) {
+                (Some(name), Some("version"), Some(version)) => Ok((cut(name), cut(version))),
+                _ => Err(format!("it says {:?}", cut(text.trim()))),
+            }
+        });
+        Some(Runtime { path, version })
+    }
+}
+
+/// A file in the folder that containerd starts plugins from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// Its name.
+    pub name: String,
+    /// It can be executed, so containerd starts it.
+    pub executable: bool,
+    /// Whose it is.
+    pub kind: Kind,
+}
+
+/// Whose a plugin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// This very program.
+    This,
+    /// This program in another build.
+    Ours,
+    /// Another program.
+    Foreign,
+}
+
+impl Plugin {
+    /// Whether containerd takes this name, `NN-NAME`. It starts no plugin at all when one has another.
+    pub fn is_named(&self) -> bool {
+        let (index, name) = self.name.split_at_checked(2).unwrap_or_default();
+        index.bytes().all(|b| b.is_ascii_digit()) && name.starts_with('-')
+    }
+}
+
+/// The plugins in a folder, by name.
+pub fn plugins(folder: &str) -> Vec<Plugin> {
+    names(folder).iter().filter_map(|name| plugin(folder, name)).collect()
+}
+
+/// What is in a folder, sorted.
+pub fn names(folder: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let at = names.iter().position(|n| *n > name).unwrap_or(names.len());
+        names.insert(at, name);
+    }
+    names
+}
+
+fn plugin(folder: &str, name: &str) -> Option<Plugin> {
+    let path = format!("{folder}/{name}");
+    let meta = fs::metadata(&path).ok().filter(|meta| !meta.is_dir())?;
+    let kind = match () {
+        () if !meta.is_file() => Kind::Foreign,
+        () if is_this(&path, meta.len()) => Kind::This,
+        () if text_after(&path, ANNOTATION).is_some() => Kind::Ours,
+        () => Kind::Foreign,
+    };
+    Some(Plugin { name: name.into(), executable: meta.mode() & 0o111 != 0, kind })
+}
+
+fn is_this(path: &str, length: u64) -> bool {
+    const THIS: &str = "/proc/self/exe";
+    fs::metadata(THIS).is_ok_and(|meta| meta.len() == length) && bytes(THIS, MAX_PROGRAM) == bytes(path, MAX_PROGRAM)
+}
+
+fn command_line(pid: u32) -> Vec<String> {
+    let text = read(&format!("/proc/{pid}/cmdline"), 64 << 10);
+    text.split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// `--config X`, `--config=X`, `-config X` or `-c X` among the words of a Go program.
+fn option_of(words: &[String], long: &str, short: char) -> Option<String> {
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        let name = word.trim_start_matches('-');
+        match name.split_once('=') {
+            _ if name.len() == word.len() => {}
+            Some((name, value)) if name == long || name == short.to_string() => return Some(value.into()),
+            None if name == long || name == short.to_string() => return words.next().cloned(),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A program's path: as it is if it has a slash, else by PATH and the usual places.
+pub fn find(name: &str) -> Option<String> {
+    let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = std::env::var("PATH").unwrap_or_default() + ":" + usual;
+    let candidates = if name.contains('/') {
+        vec![name.to_owned()]
+    } else {
+        path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| format!("{dir}/{name}")).collect()
+    };
+    candidates.into_iter().find(|p| fs::metadata(p).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0))
+}
+
+fn output(program: &str) -> Result<String, String> {
+    pipe::output(program, &[c"--version"]).map_err(|e| e.to_string())
+}
+
+/// `containerd github.com/containerd/containerd/v2 v2.3.4 …`: the third word.
+fn version(containerd: &str) -> Result<String, String> {
+    let text = output(containerd)?;
+    let mut words = text.split_ascii_whitespace();
+    match (words.next(), words.next(), words.next()) {
+        (Some("containerd"), Some(_), Some(version)) => Ok(cut(version)),
+        _ => Err(format!("it says {:?}", cut(text.trim()))),
+    }
+}
+
+/// A file's text as far as a limit; empty if it cannot be read or is no regular file.
+pub fn read(path: &str, limit: u64) -> String {
+    // A FIFO would wait for a writer.
+    let is_file = fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    String::from_utf8_lossy(&if is_file { bytes(path, limit) } else { Vec::new() }).into_owned()
+}
+
+fn bytes(path: &str, limit: u64) -> Vec<u8> {
+    let mut all = Vec::new();
+    scan(path, limit, &mut |block| {
+        all.extend_from_slice(block);
+        true
+    });
+    all
+}
+
+/// Gives a file's bytes, block by block, for as long as they are wanted.
+fn scan(path: &str, limit: u64, each: &mut dyn FnMut(&[u8]) -> bool) {
+    let Ok(mut file) = File::open(path) else { return };
+    let mut block = vec![0; 64 << 10];
+    let mut left = limit;
+    while let Ok(n @ 1..) = file.read(&mut block[..left.min(64 << 10) as usize]) {
+        left -= n as u64;
+        if !each(&block[..n]) {
+            return;
+        }
+    }
+}
+
+/// The word that follows a text in a program's file; None: the text is not there.
+fn text_after(path: &str, text: &str) -> Option<String> {
+    const WORD: usize = 40;
+    let text = text.as_bytes();
+    let (mut window, mut found) = (Vec::new(), None);
+    scan(path, MAX_PROGRAM, &mut |block| {
+        window.extend_from_slice(block);
+        found = window.windows(text.len()).position(|w| w == text).map(|at| at + text.len());
+        // Text and word may begin at the end of one block and end in the next.
+        if found.is_none() {
+            window.drain(..window.len().saturating_sub(text.len()));
+        }
+        found.is_none_or(|at| window.len() < at + WORD)
+    });
+    let word = window[found?..].iter().take(WORD).take_while(|b| b.is_ascii_graphic());
+    Some(word.map(|b| char::from(*b)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::rundir::tests::Scratch;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn text_is_found_across_blocks() {
+        let scratch = Scratch::new("text");
+        fs::create_dir(&scratch.0).unwrap();
+        let path = format!("{}/file", scratch.0);
+        for before in [0, 1, (64 << 10) - 40, (64 << 10) - 20, (64 << 10) - 30, 64 << 10, 3 << 20] {
+            let text = [vec![b'x'; before], NRI_MODULE.into(), b"0.12.0\th1:x".to_vec()].concat();
+            fs::write(&path, text).unwrap();
+            assert_eq!(text_after(&path, NRI_MODULE).as_deref(), Some("0.12.0"), "{before}");
+        }
+        fs::write(&path, "dep\tgithub.com/containerd/nri").unwrap();
+        assert_eq!(text_after(&path, NRI_MODULE), None);
+        assert_eq!(text_after("/nonexistent", NRI_MODULE), None);
+    }
+
+    #[test]
+    fn plugins_are_told_apart() {
+        let scratch = Scratch::new("plugins");
+        fs::create_dir(&scratch.0).unwrap();
+        assert_eq!(plugins("/nonexistent"), []);
+        let put = |name: &str, content: &[u8], mode| {
+            let path = format!("{}/{name}", scratch.0);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        put("00-uid-mapper", &fs::read("/proc/self/exe").unwrap(), 0o755);
+        put("05-older", format!("\x7fELF {ANNOTATION}").as_bytes(), 0o755);
+        put("10-topology", b"\x7fELF", 0o755);
+        put("README", b"read me", 0o644);
+        fs::create_dir(format!("{}/20-folder", scratch.0)).unwrap();
+        let found: Vec<_> =
+            plugins(&scratch.0).into_iter().map(|p| (p.is_named(), p.executable, p.kind, p.name)).collect();
+        let expected = [
+            (true, true, Kind::This, "00-uid-mapper".into()),
+            (true, true, Kind::Ours, "05-older".into()),
+            (true, true, Kind::Foreign, "10-topology".into()),
+            (false, false, Kind::Foreign, "README".into()),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn programs_are_found_and_asked() {
+        let scratch = Scratch::new("programs");
+        fs::create_dir(&scratch.0).unwrap();
+        let path = format!("{}/runtime", scratch.0);
+        let runtime = |script: &str| {
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            Runtime::gather(&Config { binaries: vec![path.clone()], ..Config::default() }).unwrap().version
+        };
+        assert_eq!(runtime("echo runc version 1.4.3; echo spec: 1.3.0"), Ok(("runc".into(), "1.4.3".into())));
+        assert_eq!(runtime("echo hello"), Err("it says \"hello\"".into()));
+        assert_eq!(runtime("exit 2"), Err("it ended with status 2".into()));
+        assert_eq!(runtime("printf '\\377\\0'"), Err("it says \"\u{fffd}\\0\"".into()));
+        assert_eq!(find("/nonexistent/runc"), None);
+        assert_eq!(find("no-such-program"), None);
+        assert!(find("sh").unwrap().starts_with('/'));
+    }
+
+    #[test]
+    fn options_of_others_are_read() {
+        let found = |line: &str| option_of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), "config", 'c');
+        for line in
+            ["containerd --config /x", "containerd -l debug -c /x", "containerd --config=/x", "containerd -c=/x"]
+        {
+            assert_eq!(found(line).as_deref(), Some("/x"), "{line}");
+        }
+        for line in ["containerd", "containerd config default", "containerd --configure /x", "containerd --config"] {
+            assert_eq!(found(line), None, "{line}");
+        }
+    }
+}
