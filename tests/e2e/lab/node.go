@@ -46,6 +46,26 @@ type Peers struct {
 	FuseOverlayfs            string // only for nodes that have this snapshotter
 }
 
+// binds are the machine's paths by those in a node, besides /usr.
+func (p Peers) binds() (map[string]string, error) {
+	for what, dir := range map[string]string{"LAB_CONTAINERD": p.Containerd, "LAB_RUNC": p.Runc, "LAB_CRICTL": p.Crictl} {
+		if dir == "" {
+			return nil, fmt.Errorf("%s is not set: start the tests with tests/run.sh", what)
+		}
+	}
+	binds := map[string]string{
+		"/usr/local/bin":   p.Containerd,
+		"/usr/local/sbin":  p.Runc,
+		"/opt/crictl":      p.Crictl,
+		"/opt/cni/bin":     "/usr/lib/cni",
+		"/etc/ld.so.cache": "/etc/ld.so.cache",
+	}
+	if p.FuseOverlayfs != "" {
+		binds["/opt/fuse-overlayfs"] = p.FuseOverlayfs
+	}
+	return binds, nil
+}
+
 // Node is a running node.
 type Node struct {
 	Name    string
@@ -76,23 +96,11 @@ func (n *Node) start(p plan, peers Peers) error {
 	if os.Geteuid() != 0 {
 		return errors.New("run as root: a node is a user namespace of ids that only root may map")
 	}
-	p.Binds = map[string]string{
-		"/opt/cni/bin":     "/usr/lib/cni",
-		"/etc/ld.so.cache": "/etc/ld.so.cache",
+	binds, err := peers.binds()
+	if err != nil {
+		return err
 	}
-	for at, peer := range map[string]struct{ what, dir string }{
-		"/usr/local/bin":  {"LAB_CONTAINERD", peers.Containerd},
-		"/usr/local/sbin": {"LAB_RUNC", peers.Runc},
-		"/opt/crictl":     {"LAB_CRICTL", peers.Crictl},
-	} {
-		if peer.dir == "" {
-			return fmt.Errorf("%s is not set: start the tests with tests/run.sh", peer.what)
-		}
-		p.Binds[at] = peer.dir
-	}
-	if peers.FuseOverlayfs != "" {
-		p.Binds["/opt/fuse-overlayfs"] = peers.FuseOverlayfs
-	}
+	p.Binds = binds
 	n.daemons = map[string]*Daemon{}
 	leaf, err := n.makeCgroup()
 	if err != nil {
@@ -250,10 +258,15 @@ func (n *Node) RunInput(stdin []byte, name string, args ...string) (string, erro
 	defer cancel()
 	cmd := n.command(ctx, name, args...)
 	cmd.Stdin = bytes.NewReader(stdin)
+	return output(cmd, append([]string{name}, args...))
+}
+
+// output runs a command and returns what it wrote to stdout. The error names it as argv.
+func output(cmd *exec.Cmd, argv []string) (string, error) {
 	var out, bad bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &bad
 	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, strings.TrimSpace(bad.String()))
+		return out.String(), fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, strings.TrimSpace(bad.String()))
 	}
 	return out.String(), nil
 }

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// The user of a RootlessKit node has an account and 2048 subordinate ids, which no file of the machine tells: /etc is
-// the node's own here too.
+// User is the name of the user who starts nodes, by RootlessKit or Podman, and userID the user and group id. The account
+// and its 2048 subordinate ids are in no file of the machine: /etc is another one wherever the user is.
 const (
-	userName = "hpc"
-	userHome = "/home/" + userName
+	User     = "hpc"
+	userHome = "/home/" + User
 	userID   = 41047
 	userRun  = "/run/user/41047"
 	kitState = userRun + "/rootlesskit"
@@ -57,10 +57,10 @@ func (p plan) layHome(root string) error {
 			return err
 		}
 	}
-	subordinate := fmt.Sprintf("%s:%d:2048\n", userName, base)
+	subordinate := fmt.Sprintf("%s:%d:2048\n", User, base)
 	for path, text := range map[string]string{
-		"/etc/passwd": fmt.Sprintf("root:x:0:0::/root:/bin/sh\n%s:x:%d:%d::%s:/bin/sh\n", userName, userID, userID, userHome),
-		"/etc/group":  fmt.Sprintf("root:x:0:\n%s:x:%d:\n", userName, userID),
+		"/etc/passwd": fmt.Sprintf("root:x:0:0::/root:/bin/sh\n%s:x:%d:%d::%s:/bin/sh\n", User, userID, userID, userHome),
+		"/etc/group":  fmt.Sprintf("root:x:0:\n%s:x:%d:\n", User, userID),
 		"/etc/subuid": subordinate,
 		"/etc/subgid": subordinate,
 		"/etc/hosts":  "127.0.0.1 localhost\n",
@@ -84,7 +84,7 @@ func (p plan) layHome(root string) error {
 // this process with it.
 func startRootlessKit() error {
 	cmd := exec.Command(kitCommand[0], kitCommand[1:]...)
-	cmd.Env = []string{"PATH=" + nodePath, "HOME=" + userHome, "USER=" + userName, "XDG_RUNTIME_DIR=" + userRun}
+	cmd.Env = []string{"PATH=" + nodePath, "HOME=" + userHome, "USER=" + User, "XDG_RUNTIME_DIR=" + userRun}
 	cmd.Dir = userHome
 	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: userCredential, Pdeathsig: syscall.SIGKILL}

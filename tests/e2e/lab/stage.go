@@ -19,7 +19,9 @@ import (
 const (
 	outerName = "lab-outer"
 	innerName = "lab-init"
-	planEnv   = "LAB_PLAN"
+	// The only stage of an account.
+	accountName = "lab-account"
+	planEnv     = "LAB_PLAN"
 
 	terminalsEnv = "LAB_TERMINALS" // set if the group of terminals is mapped
 )
@@ -43,6 +45,8 @@ func Main() {
 		stage = outer
 	case innerName:
 		stage = inner
+	case accountName:
+		stage = account
 	default:
 		return
 	}
@@ -138,20 +142,7 @@ func layRoot(p plan) error {
 	if err := syscall.Mount("node", root, "tmpfs", 0, options); err != nil {
 		return err
 	}
-	for _, dir := range strings.Fields("dev etc mnt opt proc root run sys tmp usr var") {
-		if err := p.mkdir(filepath.Join(root, dir)); err != nil {
-			return err
-		}
-	}
-	os.Chmod(root+"/tmp", os.ModeSticky|0o777)
-	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
-		if _, err := os.Stat("/usr/" + dir); err == nil {
-			if err := os.Symlink("usr/"+dir, filepath.Join(root, dir)); err != nil {
-				return err
-			}
-		}
-	}
-	if err := os.Symlink("/run", root+"/var/run"); err != nil {
+	if err := p.skeleton(root); err != nil {
 		return err
 	}
 	// The machine's own, whole: a user namespace may mount proc and sysfs only where it sees all of one already.
@@ -186,6 +177,24 @@ func layRoot(p plan) error {
 		return fmt.Errorf("pivot_root: %w", err)
 	}
 	return syscall.Unmount(".", syscall.MNT_DETACH)
+}
+
+// skeleton makes the folders of a root file system that gets the machine's /usr.
+func (p plan) skeleton(root string) error {
+	for _, dir := range strings.Fields("dev etc mnt opt proc root run sys tmp usr var") {
+		if err := p.mkdir(filepath.Join(root, dir)); err != nil {
+			return err
+		}
+	}
+	os.Chmod(root+"/tmp", os.ModeSticky|0o777)
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		if _, err := os.Stat("/usr/" + dir); err == nil {
+			if err := os.Symlink("usr/"+dir, filepath.Join(root, dir)); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Symlink("/run", root+"/var/run")
 }
 
 // mkdir makes a folder that belongs to the node's root.
