@@ -154,6 +154,11 @@ go_tool() {
 	printf '%s\n' "$cache/bin/$1"
 }
 
+# A real rootless Podman. Its network is not used, so that what it recommends for that is not needed.
+need_podman() {
+	need_packages podman:podman crun:crun newuidmap:uidmap
+}
+
 # The containerds of before, for the version rules: sets LAB_CONTAINERD_2_2, LAB_CONTAINERD_2_1 and LAB_CONTAINERD_1_7.
 build_older_peers() {
 	LAB_CONTAINERD_2_2=$(containerd_peer containerd-2.2 containerd-2.2.mod)

@@ -71,6 +71,7 @@ build_older_peers
 build_kubelet
 build_fuse_overlayfs
 build_debian
+need_podman
 say "end-to-end tests (about five minutes)"
 (
 	cd tests/e2e
