@@ -30,6 +30,13 @@ impl Ranges {
         Ranges(merged)
     }
 
+    /// The first ranges, `0-2043, 65532-65535`, and how many more there are.
+    pub fn listed(&self, most: usize) -> String {
+        let more = self.0.len().saturating_sub(most);
+        let shown = Ranges(self.0.iter().take(most).cloned().collect()).to_string().replace(',', ", ");
+        if more > 0 { format!("{shown} and {more} more") } else { shown }
+    }
+
     /// The ids of both.
     pub fn union(&self, other: &Ranges) -> Ranges {
         Ranges::new([self.0.as_slice(), &other.0].concat())
@@ -111,6 +118,8 @@ mod tests {
         assert_eq!(r.to_string(), "10001-10006,50000");
         assert_eq!(r.ids().count(), 7);
         assert!(r.contains(10006) && r.contains(50000) && !r.contains(10007) && !r.contains(0));
+        assert_eq!(r.listed(2), "10001-10006, 50000");
+        assert_eq!(r.listed(1), "10001-10006 and 1 more");
         assert_eq!(Ranges::parse("").unwrap(), Ranges::default());
         assert_eq!(Ranges::parse("4294967294").unwrap().ids().collect::<Vec<_>>(), [MAX_ID]);
     }

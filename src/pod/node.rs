@@ -11,9 +11,7 @@ pub struct Node {
     pub uids: NodeIds,
     /// Groups, with the pool.
     pub gids: NodeIds,
-    /// `/proc/self/uid_map`: the node's ids, and what the namespace around it calls them.
-    pub uid_map: IdMap,
-    /// `/proc/self/gid_map`.
+    /// `/proc/self/gid_map`: the node's groups, and what the namespace around it calls them.
     pub gid_map: IdMap,
 }
 
@@ -27,8 +25,8 @@ impl Node {
             let ids = NodeIds::new(&map).map_err(|e| format!("{path}: {e}"))?;
             Ok::<_, String>((map, ids))
         };
-        let ((uid_map, uids), (gid_map, gids)) = (read("uid_map")?, read("gid_map")?);
-        Ok(Node { uids, gids, uid_map, gid_map })
+        let ((_, uids), (gid_map, gids)) = (read("uid_map")?, read("gid_map")?);
+        Ok(Node { uids, gids, gid_map })
     }
 
     /// Whether no image is expected to need an id that is not there.

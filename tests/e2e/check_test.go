@@ -138,7 +138,7 @@ func TestCheckGoodNode(t *testing.T) {
 	c := s.check(t)
 	c.states(t, s, nil)
 	found, _ := c.found(t, "ids")
-	equal(t, "ids", found, "0-2043,65532-65535: a pool of 2044")
+	equal(t, "ids", found, "0-2043, 65532-65535: a pool of 2044")
 	found, _ = c.found(t, "containerd")
 	contains(t, "containerd", found, "namespaces can be adjusted")
 	version, err := s.Run("containerd", "--version")

@@ -159,6 +159,7 @@ func TestPodmanNode(t *testing.T) {
 	must(t, err)
 	must(t, s.InstallPlugin(binary))
 	must(t, s.RestartContainerd())
+	s.check(t).states(t, s, nil)
 	r := start(t, s.pod(t, lab.Pod{Name: "plugin"}), high)
 	mapped(t, s, r)
 	equal(t, "id with the plugin", sh(t, r, "id -u; id -G"), "20000\n20000")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"slices"
 	"strconv"
@@ -161,6 +162,10 @@ func TestSupervisorIsFree(t *testing.T) {
 
 func TestForwardedSignals(t *testing.T) {
 	inNode(t, func(t *testing.T) {
+		// Ignored here, as under nohup, it would be ignored below, and bash could not trap it.
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, unix.SIGHUP)
+		defer signal.Stop(hangups)
 		const script = `for s in TERM INT HUP QUIT USR2 WINCH CONT; do trap "echo $s" $s; done; trap "echo USR1" USR1; echo ready; while :; do sleep 0.05; done`
 		argv := supervised("bash", "-c", script)
 		cmd := exec.Command(argv[0], argv[1:]...)

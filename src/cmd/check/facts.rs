@@ -1,13 +1,12 @@
 //! What is so in a node: gathered here, judged in `node`.
 
 use std::fs;
-use std::ops::RangeInclusive;
 use std::os::unix::net::UnixDatagram;
 
 use super::super::presence;
 use super::kernel::Kernel;
 use super::programs::{self, Containerd, Kind, Plugin};
-use crate::map::idmap::{Extent, IdMap};
+use crate::map::assign::{Wants, assign};
 use crate::map::pool::NodeIds;
 use crate::pod::{node::Node, rundir, userns};
 use crate::sys::file;
@@ -102,7 +101,7 @@ impl Facts {
         let containerd = Containerd::gather();
         let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
         Facts {
-            plain: node.as_ref().is_ok_and(|n| n.uid_map.extents().len() == 1 && n.uids == n.gids),
+            plain: node.as_ref().is_ok_and(|n| n.uids.ids().iter().count() == 1 && n.uids == n.gids),
             namespace: node.as_ref().map_or(Err((0, String::new())), try_namespace),
             ids: node.map(|n| (n.uids, n.gids)),
             root: presence::field(&status, "Uid:").is_some_and(|ids| ids.split_ascii_whitespace().nth(1) == Some("0")),
@@ -139,15 +138,10 @@ pub fn folder(containerd: &Containerd) -> &str {
 }
 
 fn try_namespace(node: &Node) -> Result<(), (i32, String)> {
-    let identity = |ids: &NodeIds| {
-        let extent = |r: &RangeInclusive<u32>| Extent {
-            inside: *r.start(),
-            outside: *r.start(),
-            count: r.end() - r.start() + 1,
-        };
-        IdMap::from_disjoint(ids.ids().iter().map(extent).collect())
-    };
-    let maps = userns::Maps { uid: identity(&node.uids), gid: identity(&node.gids) };
+    // What a container gets that wants nothing: each id as itself, cut where the node's map is.
+    let none = Wants { primary: None, others: &[], optional: &[] };
+    let map = |ids| assign(ids, &none).map(|assigned| assigned.map).map_err(|e| (0, e.to_string()));
+    let maps = userns::Maps { uid: map(&node.uids)?, gid: map(&node.gids)? };
     userns::try_one(&maps).map_err(|e| (e.cause.raw_os_error().unwrap_or(0), e.to_string()))
 }
 

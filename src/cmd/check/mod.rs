@@ -13,6 +13,8 @@ use super::json::quote;
 
 /// What `check --help` prints.
 pub const HELP: &str = "\
+uid-nri-plugin check: whether pods can use any id on this node
+
 Usage: uid-nri-plugin check [--host] [--json]
 
 Says of a node whether pods can use any id in it: one line a finding, ok,

@@ -33,11 +33,7 @@ fn ids(facts: &Facts) -> Finding {
     match &facts.ids {
         Err(e) => f.problem(e, &["podman run --uidmap 0:0:2048 --gidmap 0:0:2048 IMAGE  # on the host"]),
         Ok((uids, gids)) => {
-            let text = |ids: &NodeIds| {
-                let list = ids.ids().to_string();
-                let more = if list.len() > 50 { "…" } else { "" };
-                format!("{}{more}: a pool of {}", list.get(..50).unwrap_or(&list), ids.pool())
-            };
+            let text = |ids: &NodeIds| format!("{}: a pool of {}", ids.ids().listed(16), ids.pool());
             match () {
                 () if uids == gids => f.note(&text(uids)),
                 () => f.note(&format!("uids {}; gids {}", text(uids), text(gids))),

@@ -55,7 +55,7 @@ pub fn text(plan: &Plan) -> String {
                 Limit::Ids => "at least half of the ids stay in the pool",
                 Limit::Size => "the kernel takes 340 lines and 4095 bytes",
             };
-            let ids = listed(&layout.left_out);
+            let ids = layout.left_out.listed(MAX_ITEMS);
             wrap(&mut out, &format!("  without {kind} "), "", format!("{ids}: {why}").split(' '));
         }
     }
@@ -88,7 +88,9 @@ fn one_image(out: &mut String, plan: &Plan, image: &image::Image) {
     let uids = Fate::of(&plan.uids.1, image.uid, &image.uids);
     let gids = Fate::of(&plan.gids.1, image.gid, &image.gids);
     let both = |uids: &Ranges, gids: &Ranges| {
-        let one = |kind, ids: &Ranges| if is_empty(ids) { String::new() } else { format!("{kind} {}", listed(ids)) };
+        let one = |kind, ids: &Ranges| {
+            if is_empty(ids) { String::new() } else { format!("{kind} {}", ids.listed(MAX_ITEMS)) }
+        };
         [one("uids", uids), one("gids", gids)].join(" ").trim().to_owned()
     };
     for (label, uids, gids) in [
@@ -218,14 +220,6 @@ fn or_null(id: Option<u32>) -> String {
 
 fn is_empty(ids: &Ranges) -> bool {
     ids.iter().next().is_none()
-}
-
-/// A list, cut where it gets long.
-fn listed(ids: &Ranges) -> String {
-    let more = ids.iter().count().saturating_sub(MAX_ITEMS);
-    let shown = Ranges::new(ids.iter().take(MAX_ITEMS).cloned().collect());
-    let text = shown.to_string().replace(',', ", ");
-    if more > 0 { format!("{text} and {more} more") } else { text }
 }
 
 fn line(out: &mut String, text: &str) {

@@ -68,7 +68,7 @@ fn of(name: &str, facts: &Facts) -> String {
 #[test]
 fn a_good_node() {
     let expected = "\
-ok       ids         0-2043,65532-65535: a pool of 2044
+ok       ids         0-2043, 65532-65535: a pool of 2044
 ok       root        makes and maps user namespaces (limit 96365)
 ok       sandboxes   the pause image's id 65535 is in the node's map
 ok       kernel      6.18.44; new mounts; overlay; seccomp notification;
@@ -186,8 +186,8 @@ warning  sandboxes   the pause image's id 65535 is not in the node's map: no pod
     // As many pieces as a map may have.
     let holes: String = (0..340).map(|n| format!("{} {} 1\n", n * 2, n * 2)).collect();
     let expected = "\
-problem  ids         0,2,4,6,8,10,12,14,16,18,20,22,24,26,28,30,32,34,3…: a pool
-                     of 1; nobody but root has a slot
+problem  ids         0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+                     and 324 more: a pool of 1; nobody but root has a slot
          uid-nri-plugin check --host  # on the host: how to get ids
 ";
     assert_eq!(of("ids", &with_ids(&holes)), expected);
