@@ -13,6 +13,7 @@ use super::subid::{self, Granted, Ids};
 use super::{image, manifest, nest};
 use crate::map::layout::{Layout, lay_out};
 use crate::map::ranges::Ranges;
+use crate::sys::identity;
 
 /// What `plan --help` prints.
 pub const HELP: &str = "\
@@ -172,9 +173,12 @@ fn granted(o: &Options) -> Result<(Option<String>, Granted, Granted), String> {
         return Ok((None, these(&o.uids), these(&o.gids)));
     }
     let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"));
-    let asked = o.user.clone().unwrap_or_else(|| crate::sys::identity::real_uid().to_string());
-    let (name, uid, gid) = subid::user(&read("/etc/passwd").unwrap_or_default(), &asked)
-        .ok_or_else(|| format!("there is no user {asked:?} in /etc/passwd; by number it need not be there"))?;
+    let passwd = read("/etc/passwd").unwrap_or_default();
+    let (name, uid, gid) = match &o.user {
+        None => subid::current(&passwd, identity::real_uid(), subid::login()),
+        Some(asked) => subid::user(&passwd, asked)
+            .ok_or_else(|| format!("there is no user {asked:?} in /etc/passwd; by number it need not be there"))?,
+    };
     let of = |path: &str, own| {
         let ranges = subid::parse(&read(path)?, &name, Some(uid)).map_err(|why| format!("{path}: {why}"))?;
         if ranges.is_empty() {

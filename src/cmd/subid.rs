@@ -113,7 +113,7 @@ pub fn parse_range(text: &str) -> Result<RangeInclusive<u32>, String> {
 }
 
 /// The login name, uid and primary gid of a user, given by name or number, as `/etc/passwd` has them. A number need not be
-/// there.
+/// there: directories such as LDAP are not asked.
 pub fn user(passwd: &str, asked: &str) -> Option<(String, u32, Option<u32>)> {
     let number = asked.parse::<u32>().ok();
     let mut entries = passwd.lines().filter_map(|line| {
@@ -124,6 +124,20 @@ pub fn user(passwd: &str, asked: &str) -> Option<(String, u32, Option<u32>)> {
     entries
         .find(|(name, uid, _)| name == asked || Some(*uid) == number)
         .or_else(|| Some((asked.to_owned(), number?, None)))
+}
+
+/// The same of who runs this; one who is not in the file goes by the name that he has logged in with.
+pub fn current(passwd: &str, uid: u32, login: Option<String>) -> (String, u32, Option<u32>) {
+    let number = uid.to_string();
+    match user(passwd, &number) {
+        Some((name, uid, gid)) if name != number => (name, uid, gid),
+        _ => (login.filter(|name| !name.is_empty()).unwrap_or(number), uid, None),
+    }
+}
+
+/// `$USER`.
+pub fn login() -> Option<String> {
+    std::env::var("USER").ok()
 }
 
 #[cfg(test)]
@@ -169,5 +183,8 @@ mod tests {
         assert_eq!((user(passwd, "alice"), user(passwd, "1000")), (alice.clone(), alice));
         assert_eq!(user(passwd, "1001"), Some(("1001".into(), 1001, None)));
         assert_eq!(user(passwd, "carol"), None);
+        assert_eq!(current(passwd, 1000, Some("other".into())), ("alice".into(), 1000, Some(100)));
+        assert_eq!(current(passwd, 1001, Some("dora".into())), ("dora".into(), 1001, None));
+        assert_eq!(current(passwd, 1001, None), ("1001".into(), 1001, None));
     }
 }

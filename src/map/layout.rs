@@ -34,14 +34,14 @@ pub enum Limit {
 ///
 /// Podman cuts lines where one of the user's ranges ends and the next begins, at `cuts`: these have to fit as well.
 pub fn lay_out(total: u32, cuts: &[u32], wanted: &[&Ranges]) -> Layout {
+    let least = total - total / 2;
     let mut order = Vec::new();
     let mut seen = BTreeSet::new();
     for id in wanted.iter().flat_map(|set| set.ids()) {
-        if seen.insert(id) {
+        if id >= least && seen.insert(id) {
             order.push(id);
         }
     }
-    let least = total - total / 2;
     let check = |n: usize| -> Result<(IdMap, u32), Limit> {
         let pins: BTreeSet<u32> = order[..n].iter().copied().collect();
         let pool = pool(total, &pins);
@@ -51,7 +51,7 @@ pub fn lay_out(total: u32, cuts: &[u32], wanted: &[&Ranges]) -> Layout {
         let map = build(pool, &pins);
         if fits(&map, cuts) { Ok((map, pool)) } else { Err(Limit::Size) }
     };
-    let (mut good, mut bad, mut limit) = (0, order.len() + 1, None);
+    let (mut good, mut bad, mut limit) = (0, order.len().min(total as usize) + 1, None);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
         match check(middle) {

@@ -62,8 +62,7 @@ impl Facts {
         let status = read("/proc/self/status", 16 << 10);
         let id = |name| field(&status, name).and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok());
         let (uid, gid) = (id("Uid:").unwrap_or(0), id("Gid:").unwrap_or(0));
-        let entry = subid::user(&read("/etc/passwd", MAX_FILE), &uid.to_string());
-        let user = entry.map_or_else(|| uid.to_string(), |(name, ..)| name);
+        let (user, ..) = subid::current(&read("/etc/passwd", MAX_FILE), uid, subid::login());
         let slice = format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers");
         let root = controllers();
         let delegated =
