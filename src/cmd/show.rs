@@ -11,7 +11,7 @@ use super::json::or_null;
 use super::picture::{bars, paragraph, span, svg};
 use super::source::{self, Maps, Source, put};
 use super::{colons, wrap};
-use crate::map::chain::{Band, MAX_LEVELS, bands, compose};
+use crate::map::chain::{Band, MAX_LEVELS, bands, compose, crossing};
 use crate::map::cut;
 use crate::map::idmap::IdMap;
 use crate::map::pool::NodeIds;
@@ -40,8 +40,9 @@ Options:
       --state DIR     where containerd keeps the bundles of what runs [default:
                       /run/containerd/io.containerd.runtime.v2.task]
       --chain FILE... maps one inside the other, outermost first: the map that
-                      comes of them, and which ids cease to exist at which
-                      level; the exit status is 1 if any does
+                      comes of them, which ids cease to exist at which level,
+                      and which lines the kernel refuses, as they cross lines
+                      around; the exit status is 1 if there are any
       --svg FILE      draw the picture to a new file as well
       --json          print JSON
   -h, --help          print this
@@ -157,7 +158,7 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
             let titles: Vec<&str> = titles.iter().map(String::as_str).chain(["host"]).collect();
             draw(svg, &titles, &maps)?;
             let lost = lost(&maps);
-            let code = if lost.is_empty() { 0 } else { 1 };
+            let code = if lost.is_empty() && crossing(&maps).is_empty() { 0 } else { 1 };
             Ok((code, if json { chain_json(&maps, &lost) } else { chain_text(&maps, &lost) }))
         }
     }
@@ -243,7 +244,14 @@ fn chain_text(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
     if lost.len() > MOST {
         put(&mut text, format_args!("and {} more\n", lost.len() - MOST));
     }
-    text + if lost.is_empty() { "every id of every level exists\n" } else { "the kernel refuses such a map (EPERM)\n" }
+    let crossing = crossing(maps);
+    for (level, e) in crossing.iter().take(MOST) {
+        let line = format_args!("{}:{}:{}", e.inside, e.outside, e.count);
+        put(&mut text, format_args!("level {level}: {line} crosses lines of level {}: cut it there\n", level - 1));
+    }
+    let (exist, fit) = (lost.is_empty(), crossing.is_empty());
+    text += if exist { "every id of every level exists\n" } else { "" };
+    text + if exist && fit { "" } else { "the kernel refuses such a map (EPERM)\n" }
 }
 
 fn chain_json(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
@@ -258,6 +266,12 @@ fn chain_json(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
                  \"missingAt\":{at},\"missingFirst\":{name}}}"
             ),
         );
+    }
+    text += "],\"crossing\":[";
+    for (n, (level, e)) in crossing(maps).iter().enumerate() {
+        let comma = if n > 0 { "," } else { "" };
+        let line = format_args!("\"containerID\":{},\"hostID\":{},\"size\":{}", e.inside, e.outside, e.count);
+        put(&mut text, format_args!("{comma}{{\"level\":{level},{line}}}"));
     }
     text + "]}\n"
 }
@@ -324,8 +338,17 @@ the kernel refuses such a map (EPERM)
         assert_eq!(
             chain_json(&chain, &gone),
             "{\"levels\":3,\"map\":[{\"containerID\":0,\"hostID\":631072,\"size\":65535}],\
-             \"lost\":[{\"level\":3,\"first\":65535,\"count\":1,\"missingAt\":2,\"missingFirst\":131071}]}\n"
+             \"lost\":[{\"level\":3,\"first\":65535,\"count\":1,\"missingAt\":2,\"missingFirst\":131071}],\
+             \"crossing\":[]}\n"
         );
+        let across = ["0 1000 1\n1 100000 2048", "0 0 2049"].map(map);
+        let end = "\nlevel 2: 0:0:2049 crosses lines of level 1: cut it there\nevery id of every level exists\n\
+                   the kernel refuses such a map (EPERM)\n";
+        let text = chain_text(&across, &lost(&across));
+        assert!(text.ends_with(end), "{text}");
+        let json = chain_json(&across, &[]);
+        let end = ",\"crossing\":[{\"level\":2,\"containerID\":0,\"hostID\":0,\"size\":2049}]}\n";
+        assert!(json.ends_with(end), "{json}");
         let good = ["0 500000 196608", "0 65536 131072", "0 65536 65536"].map(map);
         assert!(chain_text(&good, &lost(&good)).ends_with("\nevery id of every level exists\n"));
         // Two ids too few at the outermost level, seen from each level inside.

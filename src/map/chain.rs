@@ -33,6 +33,22 @@ pub fn compose(maps: &[IdMap]) -> IdMap {
     IdMap::from_disjoint(whole.map(extent).collect())
 }
 
+/// Lines of which all ids exist one level further out, but in several lines there: the kernel takes none such
+/// (map_id_range_down of its user_namespace.c). With the level that has them, counted from the host, which is 0.
+pub fn crossing(maps: &[IdMap]) -> Vec<(usize, Extent)> {
+    let mut found = Vec::new();
+    for (n, pair) in maps.windows(2).enumerate() {
+        let [outer, inner] = pair else { continue };
+        for e in inner.extents() {
+            let parts = split(Band { firsts: vec![e.inside, e.outside], count: e.count }, 1, outer);
+            if parts.len() > 1 && parts.iter().all(|part| part.firsts.len() == 3) {
+                found.push((n + 2, *e));
+            }
+        }
+    }
+    found
+}
+
 /// Takes a band one level further out, by the map of the namespace `out` levels around the innermost.
 fn split(band: Band, out: usize, map: &IdMap) -> Vec<Band> {
     let Some(&first) = band.firsts.get(out) else { return vec![band] };
@@ -87,6 +103,19 @@ pub mod tests {
         // The same at the outermost level: the number is one that level 2 has, but level 1 has not.
         let chain = maps(&["0 500000 196607", "0 65536 131072", "0 65536 65536"]);
         assert_eq!(bands(&chain)[1], Band { firsts: vec![65535, 131071, 196607], count: 1 });
+    }
+
+    #[test]
+    fn lines_across_lines() {
+        // As Podman and RootlessKit map a node, and what a container's map must not be there.
+        let node = "0 1000 1\n1 100000 2048";
+        let line = |inside, outside, count| Extent { inside, outside, count };
+        assert_eq!(crossing(&maps(&[node, "0 0 2049"])), [(2, line(0, 0, 2049))]);
+        assert_eq!(crossing(&maps(&["0 0 10", node, "0 0 1\n1 1 2048", "5 0 2"])), [(4, line(5, 0, 2))]);
+        assert_eq!(crossing(&maps(&[node, "0 0 1\n1 1 2048"])), []);
+        // Ids that do not exist are another matter.
+        assert_eq!(crossing(&maps(&[node, "0 1 2049", "0 7 1"])), []);
+        assert_eq!(crossing(&[]), []);
     }
 
     #[test]
