@@ -58,11 +58,24 @@ pub fn detach(tid: u32, signal: i32) -> bool {
     request(libc::PTRACE_DETACH as libc::c_uint, tid, signal as usize).is_ok() || !matches!(reaped(), Ok(0))
 }
 
+/// So often a stop is looked for before it is waited for: it mostly comes within microseconds, and to be woken on an idle
+/// processor takes longer. The thread may be on our processor, so it is given that each time.
+const TRIES: u32 = 64;
+
 /// Waits until it has stopped.
 pub fn wait(tid: u32) -> Stop {
     let mut status = 0;
-    // SAFETY: `status` is an int of ours.
-    let waited = retry(|| unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, OURS) }.into());
+    let mut waited = Ok(0);
+    for n in 0..=TRIES {
+        let flags = if n < TRIES { OURS | libc::WNOHANG } else { OURS };
+        // SAFETY: `status` is an int of ours.
+        waited = retry(|| unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, flags) }.into());
+        if !matches!(waited, Ok(0)) {
+            break;
+        }
+        // SAFETY: takes nothing.
+        unsafe { libc::sched_yield() };
+    }
     if waited.is_err() || !libc::WIFSTOPPED(status) {
         return Stop::Gone;
     }
