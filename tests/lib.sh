@@ -154,9 +154,10 @@ go_tool() {
 	printf '%s\n' "$cache/bin/$1"
 }
 
-# A real rootless Podman. Its network is not used, so that what it recommends for that is not needed.
-need_podman() {
-	need_packages podman:podman crun:crun newuidmap:uidmap
+# What a user needs for a node in RootlessKit or Podman. Podman's network is not used, nor what it recommends for that.
+need_rootless() {
+	need_packages newuidmap:uidmap rootlesskit:rootlesskit slirp4netns:slirp4netns podman:podman crun:crun \
+		fuse-overlayfs:fuse-overlayfs mount.fuse3:fuse3
 }
 
 # The containerds of before, for the version rules: sets LAB_CONTAINERD_2_2, LAB_CONTAINERD_2_1 and LAB_CONTAINERD_1_7.
@@ -174,9 +175,8 @@ build_kubelet() {
 	export LAB_KUBELET
 }
 
-# What a user needs for a node in RootlessKit, and a snapshotter for it: sets LAB_FUSE_OVERLAYFS.
+# A snapshotter for a user's node: sets LAB_FUSE_OVERLAYFS.
 build_fuse_overlayfs() {
-	need_packages rootlesskit:rootlesskit newuidmap:uidmap slirp4netns:slirp4netns fuse-overlayfs:fuse-overlayfs mount.fuse3:fuse3
 	GO_TAGS='' GO_LDFLAGS=''
 	LAB_FUSE_OVERLAYFS=$(CGO_ENABLED=0 && export CGO_ENABLED && peer fuse-overlayfs fuse-overlayfs.mod \
 		github.com/containerd/fuse-overlayfs-snapshotter/v2/cmd/containerd-fuse-overlayfs-grpc)

@@ -69,9 +69,9 @@ say "tests of supervise with hostile callers (half a minute)"
 build_peers
 build_older_peers
 build_kubelet
+need_rootless
 build_fuse_overlayfs
 build_debian
-need_podman
 say "end-to-end tests (about five minutes)"
 (
 	cd tests/e2e

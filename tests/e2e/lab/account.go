@@ -38,9 +38,6 @@ events_logger = "file"
 
 // NewAccount makes the user, who finds the given programs of the machine in the PATH.
 func NewAccount(name string, peers Peers, programs ...string) (*Account, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("run as root: an account gets its subordinate ids from root")
-	}
 	binds, err := peers.binds()
 	if err != nil {
 		return nil, err
@@ -52,39 +49,9 @@ func NewAccount(name string, peers Peers, programs ...string) (*Account, error) 
 	for _, program := range programs {
 		seen[userDir+"/bin/"+filepath.Base(program)] = program
 	}
-	n := &Node{Name: name, owner: userID, daemons: map[string]*Daemon{}, hasTerminals: true}
-	leaf, err := n.makeCgroup()
-	if err != nil {
+	n := &Node{Name: name, owner: userID, hasTerminals: true}
+	if _, err := n.launch(accountName, plan{Base: userID, Binds: seen}); err != nil {
 		return nil, err
-	}
-	text, err := json.Marshal(plan{Name: name, Base: userID, Leaf: leaf, Binds: seen})
-	if err != nil {
-		return nil, err
-	}
-	life, end, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer life.Close()
-	n.life = end
-	n.cmd = &exec.Cmd{
-		Path:        "/proc/self/exe",
-		Args:        []string{accountName},
-		Env:         []string{planEnv + "=" + string(text)},
-		Stdin:       life,
-		Stderr:      &n.stderr,
-		SysProcAttr: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS},
-	}
-	out, err := n.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := n.cmd.Start(); err != nil {
-		return nil, err
-	}
-	if said, _ := io.ReadAll(out); len(said) == 0 {
-		n.Close()
-		return nil, fmt.Errorf("account %s could not be made: %s", name, n.stderr.String())
 	}
 	return &Account{peers: peers, node: n, stage: n.cmd.Process.Pid}, nil
 }
@@ -131,19 +98,8 @@ func account() error {
 	if err := syscall.Mount("etc", "/etc", "overlay", 0, options); err != nil {
 		return fmt.Errorf("overlay on /etc: %w", err)
 	}
-	for file, line := range map[string]string{
-		"/etc/passwd": fmt.Sprintf("%s:x:%d:%d::%s/home:/bin/sh", User, userID, userID, userDir),
-		"/etc/group":  fmt.Sprintf("%s:x:%d:", User, userID),
-		"/etc/subuid": fmt.Sprintf("%s:%d:2048", User, base),
-		"/etc/subgid": fmt.Sprintf("%s:%d:2048", User, base),
-	} {
-		was, err := os.ReadFile(file)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err := os.WriteFile(file, append(was, line+"\n"...), 0o644); err != nil {
-			return err
-		}
+	if err := addUser("/etc", userDir+"/home"); err != nil {
+		return err
 	}
 	// Podman takes a machine that mounts cgroup v1 as well for one of v1.
 	if err := syscall.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
@@ -154,6 +110,27 @@ func account() error {
 	io.Copy(io.Discard, os.Stdin)
 	_, err = kill.WriteString("1")
 	return err
+}
+
+// addUser adds the user, whose home is given, and the subordinate ids to the files of a folder that is an /etc.
+func addUser(etc, home string) error {
+	subordinate := fmt.Sprintf("%s:%d:2048", User, base)
+	for file, line := range map[string]string{
+		"passwd": fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh", User, userID, userID, home),
+		"group":  fmt.Sprintf("%s:x:%d:", User, userID),
+		"subuid": subordinate,
+		"subgid": subordinate,
+	} {
+		path := filepath.Join(etc, file)
+		was, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.WriteFile(path, append(was, line+"\n"...), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close ends the user and every process of it.

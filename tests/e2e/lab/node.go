@@ -93,60 +93,72 @@ func StartNode(name string, uids, gids []Extent, peers Peers) (*Node, error) {
 
 // start makes the node of a plan that says whose it is.
 func (n *Node) start(p plan, peers Peers) error {
-	if os.Geteuid() != 0 {
-		return errors.New("run as root: a node is a user namespace of ids that only root may map")
-	}
 	binds, err := peers.binds()
 	if err != nil {
 		return err
 	}
 	p.Binds = binds
+	said, err := n.launch(outerName, p)
+	if err != nil {
+		return err
+	}
+	if n.pid, err = strconv.Atoi(said); err != nil {
+		n.Close()
+	}
+	return err
+}
+
+// launch starts a stage with the plan, beside a cgroup for the node, and returns what it says once it is ready.
+func (n *Node) launch(stage string, p plan) (string, error) {
+	if os.Geteuid() != 0 {
+		return "", errors.New("run as root: a node is a user namespace of ids that only root may map")
+	}
 	n.daemons = map[string]*Daemon{}
 	leaf, err := n.makeCgroup()
 	if err != nil {
-		return err
+		return "", err
 	}
 	p.Name, p.Leaf = n.Name, leaf
 	text, err := json.Marshal(p)
 	if err != nil {
-		return err
+		return "", err
 	}
-	top, err := os.Open(n.cgroup)
-	if err != nil {
-		return err
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if stage != accountName { // which ends all that is in the cgroup
+		top, err := os.Open(n.cgroup)
+		if err != nil {
+			return "", err
+		}
+		defer top.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(top.Fd())
 	}
-	defer top.Close()
 	life, end, err := os.Pipe()
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer life.Close()
 	n.life = end
 	n.cmd = &exec.Cmd{
-		Path:   "/proc/self/exe",
-		Args:   []string{outerName},
-		Env:    []string{planEnv + "=" + string(text), "PATH=" + nodePath},
-		Stdin:  life,
-		Stderr: &n.stderr,
-		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWNS,
-			UseCgroupFD: true,
-			CgroupFD:    int(top.Fd()),
-		},
+		Path:        "/proc/self/exe",
+		Args:        []string{stage},
+		Env:         []string{planEnv + "=" + string(text), "PATH=" + nodePath},
+		Stdin:       life,
+		Stderr:      &n.stderr,
+		SysProcAttr: attr,
 	}
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := n.cmd.Start(); err != nil {
-		return err
+		return "", err
 	}
 	said, _ := io.ReadAll(out)
-	if n.pid, err = strconv.Atoi(strings.TrimSpace(string(said))); err != nil {
+	if len(said) == 0 {
 		n.Close()
-		return fmt.Errorf("node %s did not start: %s", n.Name, n.stderr.String())
+		return "", fmt.Errorf("%s did not start: %s", n.Name, n.stderr.String())
 	}
-	return nil
+	return strings.TrimSpace(string(said)), nil
 }
 
 // terminals is the group of terminals, with which /dev/pts is mounted.

@@ -57,17 +57,17 @@ func (p plan) layHome(root string) error {
 			return err
 		}
 	}
-	subordinate := fmt.Sprintf("%s:%d:2048\n", User, base)
 	for path, text := range map[string]string{
-		"/etc/passwd": fmt.Sprintf("root:x:0:0::/root:/bin/sh\n%s:x:%d:%d::%s:/bin/sh\n", User, userID, userID, userHome),
-		"/etc/group":  fmt.Sprintf("root:x:0:\n%s:x:%d:\n", User, userID),
-		"/etc/subuid": subordinate,
-		"/etc/subgid": subordinate,
+		"/etc/passwd": "root:x:0:0::/root:/bin/sh\n",
+		"/etc/group":  "root:x:0:\n",
 		"/etc/hosts":  "127.0.0.1 localhost\n",
 	} {
 		if err := os.WriteFile(root+path, []byte(text), 0o644); err != nil {
 			return err
 		}
+	}
+	if err := addUser(root+"/etc", userHome); err != nil {
+		return err
 	}
 	if err := errors.Join(p.mkdir(root+"/var/lib"), p.mkdir(root+"/var/log"), p.mkdir(root+"/dev/net")); err != nil {
 		return err
