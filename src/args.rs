@@ -7,29 +7,30 @@ use lexopt::prelude::*;
 
 use crate::cmd::{self, Asked};
 use crate::journal::Level;
+use crate::supervise::Beside;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
 uid-nri-plugin: lets pods use any user id in a node with few subordinate ids
 
 Usage: uid-nri-plugin [OPTIONS]
-       uid-nri-plugin supervise [--log-level LEVEL] -- COMMAND [ARGUMENT...]
+       uid-nri-plugin node [OPTIONS] -- INIT [ARGUMENT...]
+       uid-nri-plugin supervise [OPTIONS] -- COMMAND [ARGUMENT...]
        uid-nri-plugin plan | check | show | explain | inspect [OPTIONS]
 
-containerd launches it from /opt/nri/plugins/00-uid-mapper, without options.
-Started otherwise it connects to a running containerd, and does so again when
-containerd restarts. Only one instance acts at a time; others stand by.
+Each of these has a --help of its own:
+  node       all of it, for a whole node: its entrypoint runs this
+  supervise  folds the chown and set-id calls of one command
+  plan       the id map that a node should get, and the options for Podman
+  check      whether pods can use any id on this node, with remedies
+  show       the node's map, or a container's, or a chain of maps, as a picture
+  explain    what becomes of an id on this node
+  inspect    a running container's user namespace as OCI JSON
 
-supervise runs a command, such as containerd or kubelet, so that chown and
-set-id calls below it succeed for ids that the node lacks: they are done with
-the id that the rule gives. Its exit status is the command's.
-
-Tools for operators, each with a --help of its own:
-  plan     the id map that a node should get, and the options for Podman
-  check    whether pods can use any id on this node, with remedies
-  show     the node's map, or a container's, or a chain of maps, as a picture
-  explain  what becomes of an id on this node
-  inspect  a running container's user namespace as OCI JSON
+Without one of these it is the NRI plugin. containerd launches it from
+/opt/nri/plugins/00-uid-mapper, without options. Started otherwise it connects
+to a running containerd, and does so again when containerd restarts. Only one
+instance acts at a time; others stand by.
 
 Options:
       --socket PATH      NRI socket [default: /var/run/nri/nri.sock]
@@ -41,13 +42,67 @@ Options:
   -h, --help             print this
   -V, --version          print the version
 
-Examples:
+Example:
   uid-nri-plugin --config /etc/nri/conf.d/00-uid-mapper.conf --log-level debug
-  uid-nri-plugin supervise -- containerd
 
 Exit status: 0 when containerd closed the connection or a tool has done its
 work, 1 on failure, 2 for wrong options; check also has 1 for a warning and 2
 for a problem. Messages go to the journal, or to stderr where there is none.
+";
+
+/// What `node --help` prints.
+pub const NODE_HELP: &str = "\
+uid-nri-plugin node: starts a node in which pods can use any user id
+
+Usage: uid-nri-plugin node [OPTIONS] -- INIT [ARGUMENT...]
+
+Becomes INIT, the node's first program, in the same process. Beside it two
+things run for as long as the node does: supervise, for everything in the node,
+and the NRI plugin, which waits for containerd, connects again when containerd
+restarts, and is started again when it dies. In the node's Dockerfile:
+
+  COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/uid-nri-plugin
+  ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... the entrypoint as it was]
+
+Options:
+      --no-supervise     only keep the plugin running
+      --no-plugin        only supervise
+      --socket PATH      the plugin's NRI socket [default: /var/run/nri/nri.sock]
+      --config FILE      the plugin's configuration
+                         [default: /etc/nri/conf.d/00-uid-mapper.conf, if any]
+      --log-level LEVEL  debug, info, warning or error [default: info]
+  -h, --help             print this
+
+Messages go to the journal once there is one, and before that to stderr
+(podman logs). Processes that enter the node by podman exec are not below INIT,
+and are not supervised.
+
+Exit status: that of INIT; 127 if it is not found, 126 if it cannot be run,
+1 if supervise cannot be set up, 2 for wrong options.
+";
+
+/// What `supervise --help` prints.
+pub const SUPERVISE_HELP: &str = "\
+uid-nri-plugin supervise: folds the chown and set-id calls of a command
+
+Usage: uid-nri-plugin supervise [OPTIONS] -- COMMAND [ARGUMENT...]
+
+Becomes COMMAND, in the same process. chown and set-id calls of it, and of all
+that it starts, succeed for ids that the node's user namespace lacks: they are
+done with the id that the rule gives (see explain). Below another supervise it
+only becomes the command, since its calls are folded already.
+
+Options:
+      --log-level LEVEL  debug, info, warning or error [default: info]
+  -h, --help             print this
+
+Examples:
+  uid-nri-plugin supervise -- containerd
+  podman unshare uid-nri-plugin supervise -- podman build -t node .
+
+Exit status: that of COMMAND; 127 if it is not found, 126 if it cannot be run,
+1 if the server cannot be set up, 2 for wrong options. Messages go to the
+journal, or to stderr where there is none, unless that is a pipe.
 ";
 
 /// Where NRI listens by default.
@@ -58,10 +113,12 @@ const SOCKET: &str = "/var/run/nri/nri.sock";
 pub enum Command {
     /// Be the plugin.
     Plugin(Options),
-    /// Run a command and fold its calls.
-    Supervise {
+    /// Become a command.
+    Become {
         /// The command and its arguments.
         command: Vec<OsString>,
+        /// What is to run beside it.
+        beside: Beside,
         /// `--log-level`.
         log_level: Option<Level>,
     },
@@ -120,13 +177,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
                 }
             }
             Long("config") => options.config = Some(parser.value().map_err(text)?.into()),
-            Long("log-level") => {
-                let value = parser.value().and_then(|v| v.string()).map_err(text)?;
-                options.log_level = Some(Level::parse(&value)?);
-            }
+            Long("log-level") => options.log_level = Some(level(&mut parser)?),
             Value(word) if !begun => {
                 return match word.to_str().unwrap_or_default() {
                     "supervise" => supervise(parser),
+                    "node" => node(parser),
                     name => match cmd::parse(name, parser) {
                         Some(asked) => asked.map(|asked| match asked {
                             Asked::Run(command) => Command::Tool(command),
@@ -149,11 +204,8 @@ fn supervise(mut parser: lexopt::Parser) -> Result<Command, String> {
     let (mut command, mut log_level) = (Vec::new(), None);
     while let Some(argument) = parser.next().map_err(text)? {
         match argument {
-            Short('h') | Long("help") => return Ok(Command::Help(HELP)),
-            Long("log-level") => {
-                let value = parser.value().and_then(|v| v.string()).map_err(text)?;
-                log_level = Some(Level::parse(&value)?);
-            }
+            Short('h') | Long("help") => return Ok(Command::Help(SUPERVISE_HELP)),
+            Long("log-level") => log_level = Some(level(&mut parser)?),
             Value(word) => {
                 command.push(word);
                 command.extend(parser.raw_args().map_err(text)?);
@@ -163,8 +215,48 @@ fn supervise(mut parser: lexopt::Parser) -> Result<Command, String> {
     }
     match command.is_empty() {
         true => Err("supervise needs a command".into()),
-        false => Ok(Command::Supervise { command, log_level }),
+        false => Ok(Command::Become { command, beside: Beside { fold: true, ..Beside::default() }, log_level }),
     }
+}
+
+/// What follows `node`.
+fn node(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let text = |e: lexopt::Error| e.to_string();
+    let (mut command, mut log_level) = (Vec::new(), None);
+    let (mut fold, mut with_plugin) = (true, true);
+    // Named as it is where containerd launches it, so that it reads the same configuration.
+    let mut plugin: Vec<OsString> = vec!["00-uid-mapper".into(), "--socket".into(), SOCKET.into()];
+    while let Some(argument) = parser.next().map_err(text)? {
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help(NODE_HELP)),
+            Long("no-supervise") => fold = false,
+            Long("no-plugin") => with_plugin = false,
+            Long("socket") => plugin[2] = parser.value().map_err(text)?,
+            Long("config") => plugin.extend(["--config".into(), parser.value().map_err(text)?]),
+            Long("log-level") => {
+                let value = parser.value().and_then(|v| v.string()).map_err(text)?;
+                log_level = Some(Level::parse(&value)?);
+                plugin.extend(["--log-level".into(), value.into()]);
+            }
+            Value(word) => {
+                command.push(word);
+                command.extend(parser.raw_args().map_err(text)?);
+            }
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    match command.is_empty() {
+        true => Err("node needs the program that the node starts with".into()),
+        false => {
+            let beside = Beside { fold, plugin: with_plugin.then_some(plugin), keep_stderr: true };
+            Ok(Command::Become { command, beside, log_level })
+        }
+    }
+}
+
+fn level(parser: &mut lexopt::Parser) -> Result<Level, String> {
+    let value = parser.value().and_then(|v| v.string()).map_err(|e| e.to_string())?;
+    Level::parse(&value)
 }
 
 /// `/opt/nri/plugins/00-uid-mapper` is index 00, name uid-mapper.
@@ -223,18 +315,47 @@ mod tests {
         assert_eq!(parsed(&["x", "-V"]), Ok(Command::Version));
     }
 
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
     #[test]
     fn supervise_takes_a_command() {
-        let command = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let becomes = |words_of: &[&str], log_level| {
+            let beside = Beside { fold: true, plugin: None, keep_stderr: false };
+            Ok(Command::Become { command: words(words_of), beside, log_level })
+        };
         for words in [&["x", "supervise", "--", "a", "--help", "-x"][..], &["x", "supervise", "a", "--help", "-x"]] {
-            let expected = Command::Supervise { command: command(&["a", "--help", "-x"]), log_level: None };
-            assert_eq!(parsed(words), Ok(expected));
+            assert_eq!(parsed(words), becomes(&["a", "--help", "-x"], None));
         }
-        let expected = Command::Supervise { command: command(&["a"]), log_level: Some(Level::Debug) };
-        assert_eq!(parsed(&["x", "supervise", "--log-level", "debug", "--", "a"]), Ok(expected));
+        assert_eq!(parsed(&["x", "supervise", "--log-level", "debug", "--", "a"]), becomes(&["a"], Some(Level::Debug)));
+        assert_eq!(parsed(&["x", "supervise", "--help"]), Ok(Command::Help(SUPERVISE_HELP)));
         assert_eq!(parsed(&["x", "supervise"]).unwrap_err(), "supervise needs a command");
         assert_eq!(parsed(&["x", "supervise", "--socket", "a"]).unwrap_err(), "invalid option '--socket'");
         assert_eq!(parsed(&["x", "--name=n", "supervise", "a"]).unwrap_err(), "unexpected argument \"supervise\"");
+    }
+
+    #[test]
+    fn node_takes_an_init() {
+        let becomes = |init: &[&str], fold, plugin: Option<&[&str]>, log_level| {
+            let beside = Beside { fold, plugin: plugin.map(words), keep_stderr: true };
+            Ok(Command::Become { command: words(init), beside, log_level })
+        };
+        let plugin = ["00-uid-mapper", "--socket", SOCKET];
+        assert_eq!(
+            parsed(&["x", "node", "--", "/sbin/init", "-x"]),
+            becomes(&["/sbin/init", "-x"], true, Some(&plugin), None)
+        );
+        assert_eq!(parsed(&["x", "node", "--no-plugin", "--", "i"]), becomes(&["i"], true, None, None));
+        let all = ["x", "node", "--no-supervise", "--socket", "/s", "--config=/c", "--log-level", "error", "--", "i"];
+        let plugin = ["00-uid-mapper", "--socket", "/s", "--config", "/c", "--log-level", "error"];
+        assert_eq!(parsed(&all), becomes(&["i"], false, Some(&plugin), Some(Level::Error)));
+        assert_eq!(parsed(&["x", "node", "-h"]), Ok(Command::Help(NODE_HELP)));
+        assert_eq!(parsed(&["x", "node"]).unwrap_err(), "node needs the program that the node starts with");
+        assert_eq!(
+            parsed(&["x", "node", "--log-level=x", "i"]).unwrap_err(),
+            "\"x\" is not a log level (debug, info, warning, error)"
+        );
     }
 
     #[test]

@@ -104,6 +104,11 @@ impl Journal {
         Journal { level, socket, buckets: RefCell::new([empty; BUCKETS]), hasher: RandomState::new() }
     }
 
+    /// The level.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// Changes the level.
     pub fn set_level(&mut self, level: Level) {
         self.level = level;

@@ -47,7 +47,7 @@ fn run(command: Command) -> Result<u8, String> {
             return print(&text).map(|()| code);
         }
         Command::Version => print(concat!("uid-nri-plugin ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Supervise { command, log_level } => return supervise::run(&command, log_level),
+        Command::Become { command, beside, log_level } => return supervise::run(&command, &beside, log_level),
         Command::Plugin(options) => match env::var("NRI_PLUGIN_SOCKET") {
             Ok(fd) if !options.socket_given => launched(options, &fd),
             _ => external(options),
@@ -83,6 +83,8 @@ fn external(options: Options) -> Result<(), String> {
     let drop_ins = names.map(|name| Path::new("/etc/nri/conf.d").join(format!("{name}.conf")));
     let config = options.config.map_or(ConfigFiles::First(drop_ins.into()), ConfigFiles::This);
     let mut plugin = Plugin::new(config, options.log_level);
+    // Else it would have the name of the link that it may have been started by.
+    sys::process::set_name(c"uid-mapper");
     plugin.wait_for_turn()?;
     let mut waiting = false;
     loop {

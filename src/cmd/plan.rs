@@ -13,7 +13,7 @@ use super::subid::{self, Granted, Ids};
 use super::{image, manifest, nest};
 use crate::map::layout::{Layout, lay_out};
 use crate::map::ranges::Ranges;
-use crate::sys::identity;
+use crate::sys::process;
 
 /// What `plan --help` prints.
 pub const HELP: &str = "\
@@ -175,7 +175,7 @@ fn granted(o: &Options) -> Result<(Option<String>, Granted, Granted), String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"));
     let passwd = read("/etc/passwd").unwrap_or_default();
     let (name, uid, gid) = match &o.user {
-        None => subid::current(&passwd, identity::real_uid(), subid::login()),
+        None => subid::current(&passwd, process::real_uid(), subid::login()),
         Some(asked) => subid::user(&passwd, asked)
             .ok_or_else(|| format!("there is no user {asked:?} in /etc/passwd; by number it need not be there"))?,
     };

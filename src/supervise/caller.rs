@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::Kind;
-use super::thread::{Proc, Thread};
+use super::thread::Thread;
 use crate::map::idmap::IdMap;
 use crate::map::pool::{NodeId, NodeIds};
 use crate::map::ranges::Ranges;
@@ -44,12 +45,12 @@ pub enum Ids {
 }
 
 impl Ids {
-    /// Those of a thread.
-    pub fn of(proc: &Proc, node: &Node, thread: &Thread) -> io::Result<Ids> {
-        if thread.user == proc.user {
+    /// Those of a thread. `pin` is where the last pin was found: most callers of a container are in one namespace.
+    pub fn of(thread: &Thread, node: &Node, pin: &mut Option<PathBuf>) -> io::Result<Ids> {
+        if thread.is_of_the_node()? {
             return Ok(Ids::Node);
         }
-        if !is_pinned(thread.user) {
+        if !is_pinned(thread.user()?, pin) {
             return Ok(Ids::Foreign);
         }
         // Seen from the parent namespace, the second column is the node's ids.
@@ -57,8 +58,7 @@ impl Ids {
             IdMap::parse(&thread.read(name)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
         };
         let (uids, gids) = (map(c"uid_map")?, map(c"gid_map")?);
-        // The plugin's maps have a name for each of the node's ids. Only then do capabilities in that namespace reach as
-        // far as the same ones in the node's (capable_wrt_inode_uidgid), which is what we act with.
+        // The plugin's maps have a name for each of the node's ids; nothing is folded for any other namespace.
         match covers(&uids, &node.uids) && covers(&gids, &node.gids) {
             true => Ok(Ids::Pinned { uids, gids }),
             false => Ok(Ids::Foreign),
@@ -116,15 +116,17 @@ fn covers(map: &IdMap, ids: &NodeIds) -> bool {
     Ranges::new(named) == *ids.ids()
 }
 
-/// Whether the plugin has pinned this namespace. Asked with the supervisor's own root, never with a caller's.
-fn is_pinned(namespace: u64) -> bool {
+/// Whether the plugin has pinned this namespace.
+fn is_pinned(namespace: u64, last: &mut Option<PathBuf>) -> bool {
     let Ok(own) = fs::metadata("/proc/self/ns/user") else { return false };
-    let is_it = |m: fs::Metadata| (m.dev(), m.ino()) == (own.dev(), namespace);
-    let list = |path: &std::path::Path| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
-    let pods = std::path::Path::new(crate::pod::rundir::PATH).join("pods");
-    list(&pods)
-        .flat_map(|pod| list(&pod).collect::<Vec<_>>())
-        .any(|path| path.extension().is_some_and(|e| e == "user") && fs::symlink_metadata(&path).is_ok_and(is_it))
+    let is_it = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (own.dev(), namespace));
+    if !last.as_ref().is_some_and(is_it) {
+        let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
+        let pods = Path::new(crate::pod::rundir::PATH).join("pods");
+        let pins = list(&pods).flat_map(|pod| list(&pod).collect::<Vec<_>>());
+        *last = pins.filter(|path| path.extension().is_some_and(|e| e == "user")).find(is_it);
+    }
+    last.is_some()
 }
 
 #[cfg(test)]

@@ -6,25 +6,7 @@
 use super::calls::{Arch, Op};
 use crate::map::pool::NodeIds;
 use crate::map::ranges::Ranges;
-
-/// A classic BPF instruction (`linux/filter.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Insn {
-    /// Operation.
-    pub code: u16,
-    /// Instructions to skip if true.
-    pub jt: u8,
-    /// Instructions to skip if false.
-    pub jf: u8,
-    /// Operand.
-    pub k: u32,
-}
-
-/// Let the call through.
-pub const ALLOW: u32 = 0x7fff_0000;
-/// Ask the supervisor.
-pub const NOTIFY: u32 = 0x7fc0_0000;
+use crate::sys::seccomp::{ALLOW, Insn, NOTIFY};
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const LOAD_IMMEDIATE: u16 = 0x00; // BPF_LD | BPF_IMM

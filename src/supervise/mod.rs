@@ -1,31 +1,39 @@
-//! `supervise`: runs a command so that every chown and every set-id call below it, whose id the node does not map, is
-//! done with the id's place.
+//! `supervise`: becomes a command, so that every chown and every set-id call of it and of all below it, whose id the node
+//! does not map, is done with the id's place.
 //!
-//! Three processes: this one starts the command, forwards signals and ends as the command does. The command has the
-//! filter on it. A second child serves the calls that the filter stops, for as long as anything that the filter is on
-//! still runs: containers outlive the containerd that started them. Only it has the listener, so if it dies, callers get
-//! ENOSYS at once and none waits for ever.
+//! This process puts the filter on itself and becomes the command, so the command has its parent, its pid, its signals and
+//! whatever a service manager has given it. Before that it starts the keeper (keeper.rs), which is nobody's child: it
+//! keeps the receiver (receiver.rs) running, and that has a worker (worker.rs) for each container. They end when nothing
+//! is left that the filter is on: containers outlive the containerd that started them.
 
 mod caller;
 mod calls;
-mod chown;
-pub mod filter;
-mod pool;
-mod setid;
+mod filter;
+mod fold;
+mod keeper;
+mod own;
+mod receiver;
+mod table;
 mod thread;
+mod worker;
 
 use std::ffi::{CString, OsString};
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use caller::Node;
+use keeper::Keeper;
+use receiver::Shared;
+use table::Table;
 
 use crate::journal::{Journal, Level};
 use crate::pod;
-use crate::sys::process;
+use crate::sys::{owner, process, seccomp, signal};
 
 /// `(uid_t)-1`.
 const NO_CHANGE: u32 = u32::MAX;
@@ -48,100 +56,156 @@ fn id(argument: u64, narrow: bool) -> u32 {
     }
 }
 
-/// What -1 is in an array of ids.
-fn no_change(narrow: bool) -> u32 {
-    if narrow { u32::from(u16::MAX) } else { NO_CHANGE }
+/// What is to run beside a command.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Fold its calls.
+    pub fold: bool,
+    /// Keep this running: arguments for this program, its name first.
+    pub plugin: Option<Vec<OsString>>,
+    /// Messages go to standard error as long as there is no journal, even to a pipe that somebody reads to its end.
+    pub keep_stderr: bool,
 }
 
-/// Whether this is x86's 32-bit way, whose arguments are in other registers.
-fn is_old(audit: u32) -> bool {
-    audit == calls::I386.audit
-}
-
-/// Runs the command. The exit code is the command's, or as a shell's where it could not be started.
-pub fn run(command: &[OsString], log_level: Option<Level>) -> Result<u8, String> {
-    let command: Result<Vec<CString>, _> = command.iter().map(|word| CString::new(word.as_bytes())).collect();
-    let command = command.map_err(|_| "a word of the command has a NUL")?;
-    let shown = command.first().ok_or("supervise needs a command")?.to_string_lossy();
-    let pod::node::Node { uids, gids, .. } = pod::node::Node::read()?;
-    let node = Node { uids, gids };
-    let filter = filter::program(&node.uids, &node.gids, &calls::HERE);
-    let (ours, theirs) = UnixStream::pair().map_err(|e| format!("cannot make a socket: {e}"))?;
-    if fs::read_link("/proc/self").ok().and_then(|p| p.to_str()?.parse().ok()) != Some(std::process::id()) {
+/// Becomes the command. Returns only if that cannot be: the exit status, as a shell's where the command cannot be run.
+pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> Result<u8, String> {
+    let words = c_strings(command)?;
+    let program = command.first().ok_or("there is no command to run")?;
+    let journal = Journal::new(log_level.unwrap_or(Level::Info));
+    let plugin = beside.plugin.as_deref().map(c_strings).transpose()?;
+    let proc = fs::read_link("/proc/self").ok().and_then(|p| p.to_str()?.parse().ok());
+    if proc != Some(std::process::id()) {
         return Err("/proc is not that of this pid namespace: mount one first".into());
     }
-    let mask = process::block_signals().map_err(|e| format!("cannot block signals: {e}"))?;
+    let pod::node::Node { uids, gids, .. } = pod::node::Node::read()?;
+    let node = Node { uids, gids };
+    let program_of_filter = filter::program(&node.uids, &node.gids, &calls::HERE);
+    let folded = beside.fold && is_folded(&node);
+    if folded {
+        journal.say(Level::Info, "chown and set-id calls are folded here already, by a supervise around this one");
+    }
+    let fold = beside.fold && !folded;
+    if fold || plugin.is_some() {
+        let (ours, theirs) = UnixStream::pair().map_err(|e| format!("cannot make a socket: {e}"))?;
+        let aside = Aside { fold, node, plugin, level: journal.level(), keep_stderr: beside.keep_stderr };
+        aside.start(theirs).map_err(|e| format!("cannot start the process that keeps the server: {e}"))?;
+        if fold {
+            let listener = seccomp::install(&program_of_filter).map_err(|e| no_filter(&e))?;
+            seccomp::wake_in_turn(listener.as_fd());
+            process::send_descriptor(&ours, listener.as_fd())
+                .map_err(|e| format!("cannot hand the filter over: {e}"))?;
+        }
+        until_ready(ours)?;
+    }
+    signal::default_pipe();
+    let e = process::execute(Path::new(program), &words);
+    // With stderr gone there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "uid-nri-plugin: cannot run {}: {e}", program.to_string_lossy());
+    Ok(if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
 
-    let level = log_level.unwrap_or(Level::Info);
-    let Some(server) = process::fork().map_err(|e| format!("cannot fork: {e}"))? else {
-        // Else the end of the other side would not be seen.
-        drop(theirs);
-        std::process::exit(serve(&ours, node, level));
-    };
-    drop(ours);
-    match process::spawn_filtered(&command, &filter, theirs, &mask) {
-        Ok(child) => wait(child, server, level),
-        Err(e) => match e.raw_os_error() {
-            Some(libc::ENOENT) => refuse(&shown, &e, 127),
-            Some(libc::EACCES | libc::ENOEXEC) => refuse(&shown, &e, 126),
-            _ => Err(format!("cannot start {shown} under a seccomp filter: {e}")),
-        },
+fn c_strings(words: &[OsString]) -> Result<Vec<CString>, String> {
+    let all: Result<_, _> = words.iter().map(|word| CString::new(word.as_bytes())).collect();
+    all.map_err(|_| "a word of the command has a NUL".to_owned())
+}
+
+fn no_filter(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "another program receives the system calls of this process (seccomp, EBUSY), and does not \
+                              fold them: start the node outside of it"
+                .into()
+        }
+        _ => format!("cannot put a seccomp filter on this process: {e}"),
     }
 }
 
-fn refuse(program: &str, e: &io::Error, code: u8) -> Result<u8, String> {
-    eprintln!("uid-nri-plugin: cannot run {program}: {e}");
-    Ok(code)
+/// Whether an id that the node lacks can be given to a file here: then a supervise around this process does what we would.
+fn is_folded(node: &Node) -> bool {
+    let unmapped = (0..NO_CHANGE).rev().find(|id| !node.uids.contains(*id));
+    let chown = |id| process::memory_file().and_then(|file| owner::fchown(file.as_fd(), id, NO_CHANGE));
+    unmapped.is_some_and(|id| chown(id).is_ok())
 }
 
-/// Forwards signals until the command ends.
-fn wait(child: u32, server: u32, level: Level) -> Result<u8, String> {
-    let journal = Journal::new(level);
-    let mut serving = true;
-    loop {
-        match process::wait_signal() {
-            libc::SIGCHLD => {
-                let ended: Vec<(u32, i32)> = std::iter::from_fn(process::reap).collect();
-                if let Some((_, status)) = ended.iter().find(|(pid, _)| *pid == child) {
-                    let code = process::exit_code(*status);
-                    return Ok(if serving { code } else { code.max(1) });
-                }
-                // Status 0: nothing is left that the filter is on; the command is about to be reaped.
-                if let Some((_, 1..)) = ended.iter().find(|(pid, _)| *pid == server && serving) {
-                    serving = false;
-                    journal.say(Level::Error, "the process that folds calls has died: ending the command");
-                    // Without it no pod with an id beyond the node's can start; a service manager starts us again.
-                    let _ = process::kill(child, libc::SIGTERM);
-                }
+/// Waits until calls are received.
+fn until_ready(mut from: UnixStream) -> Result<(), String> {
+    let mut byte = [1];
+    match from.read(&mut byte) {
+        Ok(1) => Ok(()),
+        _ => Err("the process that keeps the server has ended; its message says why".into()),
+    }
+}
+
+/// What goes on beside the command.
+struct Aside {
+    fold: bool,
+    node: Node,
+    plugin: Option<Vec<CString>>,
+    level: Level,
+    keep_stderr: bool,
+}
+
+impl Aside {
+    /// Starts the keeper, as nobody's child: a command that waits for its children must not meet it.
+    fn start(self, from: UnixStream) -> io::Result<()> {
+        match process::fork()? {
+            Some(pid) => process::wait_child(pid).map(drop),
+            None => {
+                let failed = match process::fork() {
+                    Ok(Some(_)) => 0,
+                    Ok(None) => self.keep(from),
+                    Err(_) => 1,
+                };
+                process::exit_now(failed);
             }
-            libc::SIGUSR1 if serving => drop(process::kill(server, libc::SIGUSR1)),
-            libc::SIGUSR1 => {}
-            signal => drop(process::kill(child, signal)),
         }
     }
-}
 
-/// The second child: waits for the listener, then serves it to the end.
-fn serve(from: &UnixStream, node: Node, level: Level) -> i32 {
-    let journal = Journal::new(level);
-    let served = listener(from).and_then(|listener| match listener {
-        Some(listener) => pool::serve(listener, node, journal),
-        // The command could not be started.
-        None => Ok(()),
-    });
-    match served {
-        Ok(()) => 0,
-        Err(e) => {
-            Journal::new(level).say(Level::Error, format!("cannot serve calls: {e}"));
+    fn keep(self, from: UnixStream) -> i32 {
+        let kept = self.be_nobodys(&from).and_then(|()| {
+            let Aside { fold, node, plugin, level, .. } = self;
+            let listener = if fold { process::receive_descriptor(&from)? } else { None };
+            if fold && listener.is_none() {
+                // The filter could not be had; the other side says why.
+                return Ok(0);
+            }
+            let journal = Journal::new(level);
+            let shared = match listener {
+                Some(listener) => Some(Shared { listener, table: Table::new()?, node, journal: Journal::new(level) }),
+                None => None,
+            };
+            Ok(Keeper::new(shared.as_ref(), &journal, plugin.as_deref())?.keep(Some(from)))
+        });
+        kept.unwrap_or_else(|e| {
+            let _ = writeln!(io::stderr(), "uid-nri-plugin: cannot keep the server: {e}");
             1
+        })
+    }
+
+    /// Holds nothing that the command's surroundings would miss or wait for: no working directory, no terminal or pipe, no
+    /// descriptor that the command inherits, no place in the control group of a service.
+    fn be_nobodys(&self, from: &UnixStream) -> io::Result<()> {
+        process::new_session();
+        process::close_inherited(from.as_fd())?;
+        std::env::set_current_dir("/")?;
+        leave_control_group();
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let is_pipe = fs::metadata("/proc/self/fd/2").is_ok_and(|meta| meta.file_type().is_fifo());
+        let numbers = if is_pipe && !self.keep_stderr { 0..3 } else { 0..2 };
+        for number in numbers {
+            process::replace_descriptor(number, null.as_fd())?;
         }
+        Ok(())
     }
 }
 
-fn listener(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let listener = process::receive_descriptor(from)?;
-    if let Some(listener) = &listener {
-        crate::sys::seccomp::wake_in_turn(listener.as_fd());
+/// Moves this process to a control group of its own, where there are any and it may: a service manager that stops the
+/// command's must neither end it nor wait for it.
+fn leave_control_group() {
+    for hierarchy in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new) {
+        let own = hierarchy.join("uid-nri-plugin");
+        if hierarchy.join("cgroup.procs").exists() && (own.exists() || fs::create_dir(&own).is_ok()) {
+            let _ = fs::write(own.join("cgroup.procs"), std::process::id().to_string());
+        }
     }
-    Ok(listener)
 }

@@ -4,16 +4,19 @@
 //! close-on-exec, and never follow a link in their last path component unless they say so.
 #![allow(unsafe_code)]
 
+pub mod capability;
 pub mod file;
-pub mod identity;
 pub mod lock;
 pub mod mount;
 pub mod ns;
+pub mod owner;
 pub mod pipe;
 pub mod probe;
 pub mod process;
 pub mod ptrace;
 pub mod seccomp;
+pub mod shared;
+pub mod signal;
 pub mod socket;
 
 use std::ffi::CString;

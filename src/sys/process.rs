@@ -1,12 +1,13 @@
 //! Other processes: their memory and descriptors; our children and signals.
 
 use std::ffi::{CStr, CString};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
-use super::{cerr, owned, retry, seccomp};
-use crate::supervise::filter::Insn;
+use super::{cerr, owned, retry};
 
 /// Reads from a thread's memory, at most to the end of `into`; how much was there to read.
 pub fn read_memory(tid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -44,16 +45,14 @@ pub fn copy_descriptor(pidfd: BorrowedFd, number: i32) -> io::Result<OwnedFd> {
 #[repr(C)]
 pub struct Info {
     mask: u64,
-    cgroup: u64,
+    /// The number of its control group (version 2), if the kernel has told it.
+    pub cgroup: u64,
     pid: u32,
     /// The process that it belongs to.
     pub process: u32,
-    /// Its parent; real, effective and saved ids.
-    others: [u32; 7],
-    /// File-system user id.
-    pub fsuid: u32,
-    /// File-system group id.
-    pub fsgid: u32,
+    parent: u32,
+    /// Real, effective, saved and file-system user and group ids, in turn.
+    pub ids: [u32; 8],
     exit_code: i32,
 }
 
@@ -61,8 +60,10 @@ pub struct Info {
 pub fn info(pidfd: BorrowedFd) -> io::Result<Info> {
     /// _IOWR(0xff, 11, struct pidfd_info)
     const PIDFD_GET_INFO: u32 = 0xc040_ff0b;
+    /// PIDFD_INFO_PID and PIDFD_INFO_CREDS, which are always told, and PIDFD_INFO_CGROUPID.
     const PIDS_AND_CREDENTIALS: u64 = 3;
-    let mut info = Info { mask: PIDS_AND_CREDENTIALS, ..Default::default() };
+    const CGROUP: u64 = 4;
+    let mut info = Info { mask: PIDS_AND_CREDENTIALS | CGROUP, ..Default::default() };
     // SAFETY: the request's number has the size of `info`, which the kernel fills.
     cerr(unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as libc::Ioctl, &raw mut info) }.into())?;
     match info.mask & PIDS_AND_CREDENTIALS {
@@ -71,35 +72,36 @@ pub fn info(pidfd: BorrowedFd) -> io::Result<Info> {
     }
 }
 
-/// Starts a command, found by PATH, under the filter, and sends the filter's listener over the socket. Its pid.
-/// To be called while this process has one thread. An error is that of the step that failed, in the child or here.
-pub fn spawn_filtered(command: &[CString], program: &[Insn], to: UnixStream, mask: &SignalMask) -> io::Result<u32> {
+/// Becomes this program, found by PATH if it has no slash, with these arguments. Returns only if that fails.
+pub fn execute(program: &Path, command: &[CString]) -> io::Error {
+    let Ok(program) = CString::new(program.as_os_str().as_bytes()) else {
+        return io::Error::from_raw_os_error(libc::EINVAL);
+    };
     let mut arguments: Vec<*const libc::c_char> = command.iter().map(|a| a.as_ptr()).collect();
     arguments.push(std::ptr::null());
-    let (mut failure, tell) = UnixStream::pair()?;
-    let Some(child) = fork()? else {
-        let start = || -> io::Result<()> {
-            send_descriptor(&to, seccomp::install(program)?)?;
-            // SAFETY: valid signals and a signal set of ours; `arguments` is a null-terminated list of strings that
-            // live. Both signal dispositions and mask are inherited, and are to be as we got them: std ignores SIGPIPE.
-            unsafe {
-                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-                cerr(libc::sigprocmask(libc::SIG_SETMASK, &mask.0, std::ptr::null_mut()).into())?;
-                cerr(libc::execvp(arguments[0], arguments.as_ptr()).into()).map(drop)
-            }
-        };
-        let errno = start().err().and_then(|e| e.raw_os_error()).unwrap_or(libc::EINVAL);
-        // If that fails too, the parent sees a child that ends with this status.
-        let _ = (&tell).write_all(&errno.to_ne_bytes());
-        std::process::exit(126);
-    };
-    drop((tell, to));
-    let mut errno = [0; 4];
-    match failure.read(&mut errno)? {
-        // Closed by exec.
-        0 => Ok(child),
-        _ => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
-    }
+    // SAFETY: `arguments` is a null-terminated list of strings that live, as does `program`.
+    unsafe { libc::execvp(program.as_ptr(), arguments.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// The pid of the process that started this one, or of whoever has taken its place.
+pub fn parent() -> u32 {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::getppid() as u32 }
+}
+
+/// Writes once.
+pub fn write(to: BorrowedFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` are ours and only read.
+    retry(|| unsafe { libc::write(to.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) } as libc::c_long)
+        .map(|n| n as usize)
+}
+
+/// Reads once.
+pub fn read(from: BorrowedFd, into: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `into` is ours, of the given length.
+    retry(|| unsafe { libc::read(from.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) } as libc::c_long)
+        .map(|n| n as usize)
 }
 
 const CONTROL: usize = 24; // CMSG_SPACE(sizeof(int)) on 64-bit machines
@@ -117,7 +119,8 @@ fn message(io: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     message
 }
 
-fn send_descriptor(to: &UnixStream, fd: OwnedFd) -> io::Result<()> {
+/// Sends a descriptor.
+pub fn send_descriptor(to: &UnixStream, fd: BorrowedFd) -> io::Result<()> {
     let (mut byte, mut control) = (0u8, Control([0; CONTROL]));
     let mut io = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
     let message = message(&mut io, &mut control);
@@ -153,62 +156,7 @@ pub fn receive_descriptor(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Signals that end or steer a program, passed on to the command; and those about us and our children.
-pub const FORWARDED: [i32; 7] =
-    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR2, libc::SIGCONT, libc::SIGWINCH];
-
-/// Which signals are blocked.
-pub struct SignalMask(libc::sigset_t);
-
-/// Blocks the signals that wait_signal waits for, so that none is lost before it is called. Threads and children
-/// inherit this. Returns what was blocked before.
-pub fn block_signals() -> io::Result<SignalMask> {
-    let set = signals();
-    let mut before = set_of([]);
-    // SAFETY: a valid signal. Inherited as ignored, children would vanish without one.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    // SAFETY: both are signal sets of ours.
-    cerr(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, &mut before) }.into())?;
-    Ok(SignalMask(before))
-}
-
-/// Waits for one of them.
-pub fn wait_signal() -> i32 {
-    wait_for(&signals())
-}
-
-/// Waits for SIGUSR1 alone. A tracer gets SIGCHLD at each stop, and nobody need be woken for it.
-pub fn wait_usr1() {
-    wait_for(&set_of([libc::SIGUSR1]));
-}
-
-fn wait_for(set: &libc::sigset_t) -> i32 {
-    loop {
-        let mut signal = 0;
-        // SAFETY: `set` is a signal set and `signal` an int of ours.
-        if unsafe { libc::sigwait(set, &raw mut signal) } == 0 {
-            return signal;
-        }
-    }
-}
-
-fn signals() -> libc::sigset_t {
-    set_of(FORWARDED.into_iter().chain([libc::SIGCHLD, libc::SIGUSR1]))
-}
-
-fn set_of(signals: impl IntoIterator<Item = i32>) -> libc::sigset_t {
-    // SAFETY: sigemptyset makes `set` a value, and sigaddset takes valid signal numbers.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        for signal in signals {
-            libc::sigaddset(&mut set, signal);
-        }
-        set
-    }
-}
-
-/// Sends a signal to a child of ours that nobody has reaped.
+/// Sends a signal to a process that cannot have been reaped by anybody yet: a child of ours, or one whose end we would see.
 pub fn kill(child: u32, signal: i32) -> io::Result<()> {
     // SAFETY: integers.
     cerr(unsafe { libc::kill(child as libc::pid_t, signal) }.into()).map(drop)
@@ -256,4 +204,72 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above; only read here.
     cerr(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into()).map(drop)
+}
+
+/// A name for this process in /proc/PID/comm, of at most 15 bytes.
+pub fn set_name(name: &CStr) {
+    // SAFETY: a string that outlives the call. Only cosmetic: nothing to do if it fails.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Makes this process the first of a session of its own, away from any terminal.
+pub fn new_session() {
+    // SAFETY: takes nothing. It fails only for a process that leads a group already.
+    unsafe { libc::setsid() };
+}
+
+/// Ends this process at once; nothing of a parent's is flushed or dropped a second time.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Has a descriptor number (0, 1, 2) refer to what another one does.
+pub fn replace_descriptor(number: i32, by: BorrowedFd) -> io::Result<()> {
+    // SAFETY: both are numbers; what `number` was is closed.
+    cerr(unsafe { libc::dup2(by.as_raw_fd(), number) }.into()).map(drop)
+}
+
+/// A pipe: where to read, and where to write. Neither end blocks.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for two descriptors.
+    cerr(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) }.into())?;
+    // SAFETY: the kernel has just opened both for us.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Gives up this process's additional groups, where it may.
+pub fn drop_groups() -> bool {
+    // SAFETY: no groups, so no array.
+    unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) == 0 }
+}
+
+/// A file in memory without a name.
+pub fn memory_file() -> io::Result<OwnedFd> {
+    // SAFETY: a constant string.
+    owned(cerr(unsafe { libc::memfd_create(c"uid-nri-plugin".as_ptr(), libc::MFD_CLOEXEC) }.into()))
+}
+
+/// Gives up the processor for the moment.
+pub fn yield_now() {
+    // SAFETY: takes nothing.
+    unsafe { libc::sched_yield() };
+}
+
+/// The real uid of this process.
+pub fn real_uid() -> u32 {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::getuid() }
+}
+
+/// Closes all descriptors but 0, 1, 2 and this one. For a process that has just been forked and owns no other.
+pub fn close_inherited(but: BorrowedFd) -> io::Result<()> {
+    let but = but.as_raw_fd();
+    let names: Vec<_> = std::fs::read_dir("/proc/self/fd")?.flatten().map(|entry| entry.file_name()).collect();
+    for fd in names.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok()).filter(|fd| *fd > 2 && *fd != but) {
+        // SAFETY: a number. Nothing in this process owns it; the folder's own, among them, is closed already (EBADF).
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
 }

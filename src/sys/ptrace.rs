@@ -1,7 +1,8 @@
-//! Holding a thread for a moment (`ptrace(2)`). All calls about a thread are made by one thread of ours.
+//! Holding threads for a moment (`ptrace(2)`). All calls about a thread are made by the process that seized it.
 
 use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{cerr, retry};
 
@@ -11,9 +12,6 @@ pub const ERESTARTNOINTR: i32 = 513;
 pub const ERESTARTSYS: i32 = 512;
 
 const PTRACE_EVENT_STOP: i32 = 128;
-
-/// Threads of every kind, but only those that the calling thread traces.
-const OURS: libc::c_int = libc::__WALL | libc::__WNOTHREAD;
 
 /// Why a thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,55 +33,139 @@ fn request(what: libc::c_uint, tid: u32, data: usize) -> io::Result<()> {
     cerr(unsafe { libc::syscall(libc::SYS_ptrace, what, tid, 0usize, data) }).map(drop)
 }
 
-/// Becomes the thread's tracer, without stopping it. EPERM: it has one, or we may not. Undone when this thread ends.
+/// Becomes the thread's tracer, without stopping it. EPERM: it has one, or we may not. Undone when this process ends.
+///
+/// While the thread's process executes another program this waits (for cred_guard_mutex), and that may wait for threads
+/// of ours that have died: so these are reaped meanwhile, which takes a call of `reap_while_seizing` before.
 pub fn seize(tid: u32) -> io::Result<()> {
-    request(libc::PTRACE_SEIZE as libc::c_uint, tid, libc::PTRACE_O_TRACESYSGOOD as usize)
+    // SAFETY: sigemptyset makes `mask` a value; SIGCHLD is a valid signal.
+    let change = |how| unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut mask);
+        libc::sigaddset(&mut mask, libc::SIGCHLD);
+        libc::sigprocmask(how, &mask, ptr::null_mut())
+    };
+    change(libc::SIG_UNBLOCK);
+    let seized = request(libc::PTRACE_SEIZE as libc::c_uint, tid, libc::PTRACE_O_TRACESYSGOOD as usize);
+    change(libc::SIG_BLOCK);
+    seized
 }
 
-/// Asks it to stop.
+/// What was told of threads while another one was being seized: tid and status, in turn.
+static TOLD: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
+/// How many of these there are, and how many of them have been looked at.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static SEEN: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn reap(_: libc::c_int) {
+    while COUNT.load(Ordering::Relaxed) < TOLD.len() {
+        let mut status = 0;
+        // SAFETY: `status` is ours; errno is what it was when the handler ends.
+        let tid = unsafe {
+            let errno = *libc::__errno_location();
+            let tid = libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG);
+            *libc::__errno_location() = errno;
+            tid
+        };
+        if tid <= 0 {
+            return;
+        }
+        let told = (tid as u64) << 32 | u64::from(status as u32);
+        TOLD[COUNT.fetch_add(1, Ordering::Relaxed)].store(told, Ordering::Relaxed);
+    }
+}
+
+/// Has `seize` reap what dies meanwhile. SIGCHLD must be blocked otherwise, but for waits.
+pub fn reap_while_seizing() -> io::Result<()> {
+    // SAFETY: a sigaction of zeros with a handler, an empty mask and no flags is one; the handler makes only calls that are
+    // safe in one, and touches atomics and its own stack.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = reap as extern "C" fn(libc::c_int) as usize;
+        cerr(libc::sigaction(libc::SIGCHLD, &action, ptr::null_mut()).into()).map(drop)
+    }
+}
+
+/// Asks it to stop. ESRCH: it is gone.
 pub fn interrupt(tid: u32) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT as libc::c_uint, tid, 0)
 }
 
-/// Lets it go on to the next entry or exit of a system call, with this signal (0: none).
-pub fn to_syscall(tid: u32, signal: i32) -> io::Result<()> {
-    request(libc::PTRACE_SYSCALL as libc::c_uint, tid, signal as usize)
+/// Lets it go on to the next entry or exit of a system call.
+pub fn to_syscall(tid: u32) -> io::Result<()> {
+    request(libc::PTRACE_SYSCALL as libc::c_uint, tid, 0)
 }
 
-/// Lets it go for good, with this signal (0: none). False: it was killed meanwhile, and stays ours as a zombie, which its
-/// own parent cannot reap, until the calling thread ends.
-pub fn detach(tid: u32, signal: i32) -> bool {
-    // SAFETY: a null status pointer says that the status is not wanted.
-    let reaped = || retry(|| unsafe { libc::waitpid(tid as i32, ptr::null_mut(), OURS | libc::WNOHANG) }.into());
-    request(libc::PTRACE_DETACH as libc::c_uint, tid, signal as usize).is_ok() || !matches!(reaped(), Ok(0))
+/// Lets it go for good, with this signal (0: none). ESRCH: it was killed meanwhile, which is told by `stopped` later.
+pub fn detach(tid: u32, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_DETACH as libc::c_uint, tid, signal as usize)
 }
 
-/// So often a stop is looked for before it is waited for: it mostly comes within microseconds, and to be woken on an idle
-/// processor takes longer. The thread may be on our processor, so it is given that each time.
-const TRIES: u32 = 64;
-
-/// Waits until it has stopped.
-pub fn wait(tid: u32) -> Stop {
-    let mut status = 0;
-    let mut waited = Ok(0);
-    for n in 0..=TRIES {
-        let flags = if n < TRIES { OURS | libc::WNOHANG } else { OURS };
+/// A thread of ours that has stopped or ended, if any has since it was last asked. A process that traces has no children
+/// but such threads.
+pub fn stopped() -> Option<(u32, Stop)> {
+    // The handler only runs in `seize` and in waits, not here.
+    let (seen, count) = (SEEN.load(Ordering::Relaxed), COUNT.load(Ordering::Relaxed));
+    let (tid, status) = if seen < count {
+        SEEN.store(seen + 1, Ordering::Relaxed);
+        let told = TOLD[seen].load(Ordering::Relaxed);
+        ((told >> 32) as i32, told as i32)
+    } else {
+        SEEN.store(0, Ordering::Relaxed);
+        COUNT.store(0, Ordering::Relaxed);
+        let mut status = 0;
         // SAFETY: `status` is an int of ours.
-        waited = retry(|| unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, flags) }.into());
-        if !matches!(waited, Ok(0)) {
-            break;
-        }
-        // SAFETY: takes nothing.
-        unsafe { libc::sched_yield() };
+        let tid = retry(|| unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG) }.into()).ok()?;
+        (tid as i32, status)
+    };
+    if tid <= 0 {
+        return None;
     }
-    if waited.is_err() || !libc::WIFSTOPPED(status) {
-        return Stop::Gone;
+    let stop = match (libc::WIFSTOPPED(status), libc::WSTOPSIG(status), status >> 16) {
+        (false, ..) => Stop::Gone,
+        (_, libc::SIGTRAP, PTRACE_EVENT_STOP) => Stop::Trap,
+        (_, _, PTRACE_EVENT_STOP) => Stop::Group,
+        (_, signal, 0) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
+        (_, signal, _) => Stop::Signal(signal),
+    };
+    Some((tid as u32, stop))
+}
+
+/// Where a thread is that has stopped at a system call (struct ptrace_syscall_info of linux/ptrace.h; Linux 5.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Syscall {
+    op: u8,
+    pad: [u8; 3],
+    /// AUDIT_ARCH_*.
+    pub arch: u32,
+    /// Where it goes on.
+    pub ip: u64,
+    sp: u64,
+    nr: u64,
+    /// The call's arguments, at its entry.
+    pub args: [u64; 6],
+}
+
+impl Syscall {
+    /// Asks for it.
+    pub fn read(tid: u32) -> io::Result<Syscall> {
+        const PTRACE_GET_SYSCALL_INFO: libc::c_uint = 0x420e;
+        let mut info = Syscall::default();
+        let size = size_of::<Syscall>();
+        // SAFETY: the kernel writes at most `size` bytes to `info`.
+        cerr(unsafe { libc::syscall(libc::SYS_ptrace, PTRACE_GET_SYSCALL_INFO, tid, size, &raw mut info) })?;
+        Ok(info)
     }
-    match (libc::WSTOPSIG(status), status >> 16) {
-        (libc::SIGTRAP, PTRACE_EVENT_STOP) => Stop::Trap,
-        (_, PTRACE_EVENT_STOP) => Stop::Group,
-        (signal, 0) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
-        (signal, _) => Stop::Signal(signal),
+
+    /// The number of the call that it is about to make. None: it is not at the entry of one.
+    pub fn entry(&self) -> Option<u32> {
+        (self.op == 1).then_some(self.nr as u32)
+    }
+
+    /// Whether it is at the end of a call.
+    pub fn is_exit(&self) -> bool {
+        self.op == 2
     }
 }
 
@@ -134,30 +216,20 @@ fn transfer(direction: Direction, tid: u32, regs: &mut libc::user_regs_struct) -
 
 #[cfg(target_arch = "x86_64")]
 impl Registers {
-    /// The call's first three arguments. `old`: made the 32-bit way.
-    pub fn arguments(&self, old: bool) -> [u64; 3] {
-        let r = &self.0;
-        if old { [r.rbx, r.rcx, r.rdx] } else { [r.rdi, r.rsi, r.rdx] }
-    }
-
-    /// Replaces them.
-    pub fn set_arguments(&mut self, old: bool, arguments: [u64; 3]) {
+    /// The call's arguments. `old`: made the 32-bit way.
+    fn places(&mut self, old: bool) -> [&mut u64; 6] {
         let r = &mut self.0;
-        let places = if old { [&mut r.rbx, &mut r.rcx, &mut r.rdx] } else { [&mut r.rdi, &mut r.rsi, &mut r.rdx] };
-        for (place, argument) in places.into_iter().zip(arguments) {
-            *place = argument;
+        match old {
+            true => [&mut r.rbx, &mut r.rcx, &mut r.rdx, &mut r.rsi, &mut r.rdi, &mut r.rbp],
+            false => [&mut r.rdi, &mut r.rsi, &mut r.rdx, &mut r.r10, &mut r.r8, &mut r.r9],
         }
     }
 
     /// Whether the thread is about to make this call again.
     pub fn restarts(&self, nr: u32) -> bool {
-        self.0.orig_rax as u32 == nr && self.0.rax as i32 == -ERESTARTNOINTR
-    }
-
-    /// Has the call end with an errno, instead of being made again.
-    pub fn end_with(&mut self, errno: i32) {
-        self.0.orig_rax = u64::MAX;
-        self.set_result(-errno);
+        const ERESTARTNOHAND: i32 = 514;
+        let again = [-ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND];
+        self.0.orig_rax as u32 == nr && again.contains(&(self.0.rax as i32))
     }
 
     /// The call's result: a value or a negated errno.
@@ -173,25 +245,15 @@ impl Registers {
 
 #[cfg(target_arch = "aarch64")]
 impl Registers {
-    /// The call's first three arguments; the same registers whichever way it was made.
-    pub fn arguments(&self, _: bool) -> [u64; 3] {
-        [self.0.regs[0], self.0.regs[1], self.0.regs[2]]
-    }
-
-    /// Replaces them.
-    pub fn set_arguments(&mut self, _: bool, arguments: [u64; 3]) {
-        self.0.regs[..3].copy_from_slice(&arguments);
+    /// The call's arguments; the same registers whichever way it was made.
+    fn places(&mut self, _: bool) -> [&mut u64; 6] {
+        let [a, b, c, d, e, f, ..] = &mut self.0.regs;
+        [a, b, c, d, e, f]
     }
 
     /// Whether the thread is about to make this call again. Here the kernel has prepared that before the stop.
     pub fn restarts(&self, nr: u32) -> bool {
         self.0.regs[8] as u32 == nr
-    }
-
-    /// Has the call end with an errno, instead of being made again: goes past the instruction that makes it.
-    pub fn end_with(&mut self, errno: i32) {
-        self.0.pc += 4;
-        self.set_result(-errno);
     }
 
     /// The call's result: a value or a negated errno.
@@ -202,5 +264,16 @@ impl Registers {
     /// Replaces it.
     pub fn set_result(&mut self, result: i32) {
         self.0.regs[0] = i64::from(result) as u64;
+    }
+}
+
+impl Registers {
+    /// Replaces the arguments that differ between `from` and `to`.
+    pub fn set_arguments(&mut self, old: bool, from: [u64; 6], to: [u64; 6]) {
+        for (place, (from, to)) in self.places(old).into_iter().zip(from.into_iter().zip(to)) {
+            if from != to {
+                *place = to;
+            }
+        }
     }
 }

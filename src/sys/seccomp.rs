@@ -2,9 +2,28 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{cerr, owned};
-use crate::supervise::filter::Insn;
+
+/// A classic BPF instruction (`linux/filter.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Insn {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip if true.
+    pub jt: u8,
+    /// Instructions to skip if false.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// What a filter returns to let a call through (SECCOMP_RET_ALLOW).
+pub const ALLOW: u32 = 0x7fff_0000;
+/// What it returns to ask whoever has the listener (SECCOMP_RET_USER_NOTIF).
+pub const NOTIFY: u32 = 0x7fc0_0000;
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 const FLAG_SPEC_ALLOW: libc::c_ulong = 1 << 2;
@@ -19,21 +38,38 @@ const FD_SYNC_WAKE_UP: libc::c_ulong = 1;
 const NOTIF_FLAG_CONTINUE: u32 = 1;
 
 /// A call that waits for an answer (struct seccomp_notif).
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notification {
-    /// What an answer names it by.
+    /// What an answer names it by; never 0.
     pub id: u64,
     /// The thread, as our pid namespace names it.
     pub tid: u32,
-    flags: u32,
     /// The call's number.
     pub nr: u32,
     /// AUDIT_ARCH_*.
     pub arch: u32,
-    ip: u64,
+    /// Where the thread goes on.
+    pub ip: u64,
     /// The call's arguments, as the registers have them.
     pub args: [u64; 6],
+}
+
+/// struct seccomp_notif in words: id; pid and flags; number and architecture; instruction pointer; arguments.
+pub const WORDS: usize = 10;
+
+impl Notification {
+    /// What is in the words that `receive` has filled.
+    pub fn load(words: &[AtomicU64; WORDS]) -> Notification {
+        let word = |i: usize| words[i].load(Ordering::Acquire);
+        Notification {
+            id: word(0),
+            tid: word(1) as u32,
+            nr: word(2) as u32,
+            arch: (word(2) >> 32) as u32,
+            ip: word(3),
+            args: std::array::from_fn(|i| word(4 + i)),
+        }
+    }
 }
 
 #[repr(C)]
@@ -85,12 +121,15 @@ pub fn wake_in_turn(listener: BorrowedFd) {
     unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS as libc::Ioctl, FD_SYNC_WAKE_UP) };
 }
 
-/// Waits for the next call. ENOENT: its caller died meanwhile.
-pub fn receive(listener: BorrowedFd) -> io::Result<Notification> {
-    let mut n = Notification::default();
-    // SAFETY: the request's number has the size of `n`, which the kernel wants zeroed, and fills.
-    cerr(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as libc::Ioctl, &raw mut n) }.into())?;
-    Ok(n)
+/// Waits for the next call, and puts it into these words. The kernel takes back a call that it cannot write there, so what
+/// it gives is in them, whatever becomes of this process. ENOENT: its caller died meanwhile.
+pub fn receive(listener: BorrowedFd, words: &[AtomicU64; WORDS]) -> io::Result<()> {
+    for word in words {
+        word.store(0, Ordering::Relaxed);
+    }
+    // SAFETY: the request's number has the size of `words`, which the kernel wants zeroed, and fills; they are atomics, and
+    // nobody else reads them before the call returns.
+    cerr(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as libc::Ioctl, words.as_ptr()) }.into()).map(drop)
 }
 
 /// Answers. ENOENT: the caller is gone, or was interrupted.
@@ -110,11 +149,4 @@ pub fn send(listener: BorrowedFd, id: u64, answer: Answer) -> io::Result<()> {
 pub fn is_waiting(listener: BorrowedFd, id: u64) -> bool {
     // SAFETY: the request takes a pointer to the id, which is only read.
     unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID as libc::Ioctl, &raw const id) == 0 }
-}
-
-/// Waits until no process is left that the filter is on.
-pub fn wait_for_last(listener: BorrowedFd) {
-    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: `poll` is one pollfd of ours. POLLHUP is told unasked.
-    while unsafe { libc::poll(&mut poll, 1, -1) } <= 0 {}
 }

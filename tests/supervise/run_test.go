@@ -6,9 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,9 +47,12 @@ func TestExitStatus(t *testing.T) {
 				t.Errorf("%q said:\n%s", c.argv, o.out)
 			}
 		}
-		if left := helpers(); len(left) != 0 {
-			t.Errorf("processes are left: %v\n%s", left, processes())
-		}
+		eventually(t, "the end of those who serve", func() error {
+			if left := helpers(); len(left) != 0 {
+				return fmt.Errorf("left: %v", left)
+			}
+			return nil
+		})
 	})
 }
 
@@ -108,72 +111,30 @@ func TestSetUIDProgram(t *testing.T) {
 	})
 }
 
-// The supervisor must be able to do what the program may not: it is not filtered, in none of its threads.
-func TestSupervisorIsFree(t *testing.T) {
-	inNode(t, func(t *testing.T) {
-		argv := supervised("sh", "-c", "echo $PPID; "+caller+" 'chown s:/run/tmp #65532 -1' 'setuid #65532'; sleep 100")
-		cmd := exec.Command(argv[0], argv[1:]...)
-		pipe, err := cmd.StdoutPipe()
-		check(t, err)
-		check(t, cmd.Start())
-		out := bufio.NewReader(pipe)
-		line, err := out.ReadString('\n')
-		check(t, err)
-		parent, _ := strconv.Atoi(strings.TrimSpace(line))
-		if parent != cmd.Process.Pid {
-			t.Errorf("the program's parent is %d, not the supervisor %d", parent, cmd.Process.Pid)
-		}
-		for range 2 {
-			if line, _ := out.ReadString('\n'); !strings.HasSuffix(line, "= 0\n") {
-				t.Errorf("got %q", line)
-			}
-		}
-		pids := helpers()
-		for _, k := range tasks() {
-			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/status", k.pid, k.tid))
-			for _, pid := range pids {
-				if k.pid == pid && !strings.Contains(string(text), "\nSeccomp:\t0\n") {
-					t.Errorf("thread %d of %d is filtered", k.tid, k.pid)
-				}
-				// Whatever it did on behalf of callers, it is itself again.
-				if k.pid == pid && !strings.Contains(string(text), "\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n") {
-					t.Errorf("thread %d of %d has other ids:\n%s", k.tid, k.pid, text)
-				}
-			}
-		}
-		check(t, cmd.Process.Signal(syscall.SIGTERM))
-		cmd.Wait()
-		if code := exitCode(cmd.ProcessState); code != 128+15 {
-			t.Errorf("status %d after SIGTERM", code)
-		}
-		for _, k := range tasks() {
-			if k.comm == "sleep" {
-				unix.Kill(k.pid, unix.SIGKILL)
-			}
-		}
-		eventually(t, "the end of those who serve", func() error {
-			if left := helpers(); len(left) != 0 {
-				return fmt.Errorf("left: %v", left)
-			}
-			return nil
-		})
-	})
-}
-
-func TestForwardedSignals(t *testing.T) {
+// supervise becomes the program: with its pid, its parent and its signals, and without children that it does not know.
+// Those who serve are free of the filter, and hold nothing of the program's.
+func TestBecomesTheProgram(t *testing.T) {
 	inNode(t, func(t *testing.T) {
 		// Ignored here, as under nohup, it would be ignored below, and bash could not trap it.
 		hangups := make(chan os.Signal, 1)
 		signal.Notify(hangups, unix.SIGHUP)
 		defer signal.Stop(hangups)
-		const script = `for s in TERM INT HUP QUIT USR2 WINCH CONT; do trap "echo $s" $s; done; trap "echo USR1" USR1; echo ready; while :; do sleep 0.05; done`
+		signals := []string{"HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "CONT", "WINCH", "ALRM", "RTMIN+3"}
+		script := "echo $$ $PPID; " + caller + " 'chown s:/run/tmp #65532 -1' 'setuid #65532'; echo children $(cat /proc/$$/task/$$/children); " +
+			"for s in " + strings.Join(signals, " ") + `; do trap "echo $s" $s; done; echo ready; while :; do read -t 0.05 <>/dev/zero || :; done`
 		argv := supervised("bash", "-c", script)
 		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Dir = "/run/tmp"
+		inherited, err := os.CreateTemp("/run/tmp", "inherited")
+		check(t, err)
+		defer inherited.Close()
+		cmd.ExtraFiles = []*os.File{inherited}
 		pipe, err := cmd.StdoutPipe()
 		check(t, err)
+		cmd.Stderr = cmd.Stdout
 		check(t, cmd.Start())
 		defer func() {
-			unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 			cmd.Process.Kill()
 			cmd.Wait()
 		}()
@@ -188,36 +149,143 @@ func TestForwardedSignals(t *testing.T) {
 			t.Helper()
 			select {
 			case got := <-lines:
-				if got != want {
+				if got != want && (want != "children" || strings.Count(got, " ") != 1) {
 					t.Errorf("got %q, want %q", got, want)
 				}
-			case <-time.After(3 * time.Second):
+			case <-time.After(5 * time.Second):
 				t.Errorf("no %q came", want)
 			}
 		}
+		next(fmt.Sprint(cmd.Process.Pid, " ", os.Getpid()))
+		next("chown = 0")
+		next("setuid = 0")
+		next("children") // and one number: the cat that looked
 		next("ready")
-		for _, s := range []struct {
-			name string
-			sig  syscall.Signal
-		}{{"TERM", unix.SIGTERM}, {"INT", unix.SIGINT}, {"HUP", unix.SIGHUP}, {"QUIT", unix.SIGQUIT}, {"USR2", unix.SIGUSR2}, {"WINCH", unix.SIGWINCH}, {"CONT", unix.SIGCONT}} {
-			check(t, cmd.Process.Signal(s.sig))
-			next(s.name)
+		for _, s := range signals[:len(signals)-1] {
+			check(t, cmd.Process.Signal(unix.SignalNum("SIG"+s)))
+			next(s)
 		}
-		// This one is the supervisor's own, for its counters.
-		check(t, cmd.Process.Signal(unix.SIGUSR1))
-		select {
-		case got := <-lines:
-			t.Errorf("SIGUSR1 was forwarded: %q", got)
-		case <-time.After(200 * time.Millisecond):
+		check(t, cmd.Process.Signal(syscall.Signal(34+3)))
+		next("RTMIN+3")
+		check(t, cmd.Process.Signal(unix.SIGSTOP))
+		eventually(t, "it is stopped", func() error {
+			for _, k := range tasks() {
+				if k.pid == cmd.Process.Pid && k.state == 'T' {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s", processes())
+		})
+		check(t, cmd.Process.Signal(unix.SIGCONT))
+		next("CONT")
+
+		servants := helpers()
+		if len(servants) < 3 {
+			t.Errorf("keeper, receiver and worker are %v:\n%s", servants, processes())
 		}
-		for _, k := range tasks() {
-			if k.comm == "bash" {
-				unix.Kill(k.pid, unix.SIGKILL)
+		for _, pid := range servants {
+			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			for _, line := range []string{"Seccomp:\t0", "Uid:\t0\t0\t0\t0", "Gid:\t0\t0\t0\t0", "Threads:\t1"} {
+				if !strings.Contains(string(text), "\n"+line+"\n") {
+					t.Errorf("process %d has not %q:\n%s", pid, line, text)
+				}
+			}
+			links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+			for _, link := range append(links, fmt.Sprintf("/proc/%d/cwd", pid)) {
+				if to, _ := os.Readlink(link); strings.HasPrefix(to, "/run/tmp") {
+					t.Errorf("process %d holds %s", pid, to)
+				}
+			}
+			if group, _ := unix.Getpgid(pid); group == cmd.Process.Pid {
+				t.Errorf("process %d is of the program's process group", pid)
+			}
+			// Nobody may ask these to end while they are needed, as a service manager asks all of a unit's processes.
+			for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {
+				check(t, unix.Kill(pid, s))
 			}
 		}
-		cmd.Wait()
-		if code := exitCode(cmd.ProcessState); code != 128+9 {
-			t.Errorf("status %d", code)
+		time.Sleep(100 * time.Millisecond)
+		for _, pid := range servants {
+			if unix.Kill(pid, 0) != nil {
+				t.Errorf("process %d has ended", pid)
+			}
+		}
+		// The pipe ends with the program: none of the servants has it.
+		check(t, cmd.Process.Kill())
+		select {
+		case line, open := <-lines:
+			if open {
+				t.Errorf("said %q", line)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("somebody holds the program's output")
+		}
+		eventually(t, "the end of those who serve", func() error {
+			if left := helpers(); len(left) != 0 {
+				return fmt.Errorf("left: %v", left)
+			}
+			return nil
+		})
+	})
+}
+
+// What outlives the program is served: containers outlive the containerd that started them.
+func TestServesWhatIsLeft(t *testing.T) {
+	inNode(t, func(t *testing.T) {
+		freshStage(t)
+		file("f", 0o644, 0, 0)
+		left := caller + " 'sleep-ms 400' 'chown s:" + stage + "/f #65532 #65532' 'setresuid #65532 #65532 #65532' >/run/tmp/left 2>&1"
+		if o := run(t, supervised("sh", "-c", "("+left+") >/dev/null 2>&1 &")...); o.code != 0 || o.within > 300*time.Millisecond {
+			t.Errorf("status %d after %v: %s", o.code, o.within, o.out)
+		}
+		eventually(t, "calls after the program's end", func() error {
+			text, err := os.ReadFile("/run/tmp/left")
+			if err != nil || string(text) != "chown = 0\nsetresuid = 0\n" {
+				return fmt.Errorf("%q, %v", text, err)
+			}
+			return nil
+		})
+		eventually(t, "the end of those who serve", func() error {
+			if left := helpers(); len(left) != 0 {
+				return fmt.Errorf("left: %v", left)
+			}
+			return nil
+		})
+	})
+}
+
+// Below a supervise another one only becomes the program. Below somebody else's listener it cannot fold, and says so.
+func TestNested(t *testing.T) {
+	inNode(t, func(t *testing.T) {
+		look := []string{"sh", "-c", caller + " 'chown s:/run/tmp #65532 -1' 'setuid #65532'; grep ^Seccomp_filters /proc/self/status"}
+		inner := append([]string{plugin, "supervise", "--"}, look...)
+		o := run(t, supervised(append([]string{plugin, "supervise", "--"}, inner...)...)...)
+		said := "uid-nri-plugin: info: chown and set-id calls are folded here already, by a supervise around this one\n"
+		if want := said + said + "chown = 0\nsetuid = 0\nSeccomp_filters:\t1\n"; o.code != 0 || o.out != want {
+			t.Errorf("status %d, %q, want %q", o.code, o.out, want)
+		}
+		check(t, os.WriteFile("/run/tmp/inner", []byte("#!/bin/sh\nexec "+plugin+" supervise true\n"), 0o755))
+		o = run(t, caller, "listen", "fork", "exec /run/tmp/inner")
+		if o.code != 1 || !strings.Contains(o.out, "seccomp, EBUSY") || strings.Count(o.out, "uid-nri-plugin:") != 1 {
+			t.Errorf("below another listener: status %d, %q", o.code, o.out)
+		}
+	})
+}
+
+// A node's init is supervised, and when the node ends, nothing is waited for: init asks all to end, and once all others
+// have, so have those who serve, before they are killed.
+func TestInit(t *testing.T) {
+	inNode(t, func(t *testing.T) {
+		const script = `trap "" TERM
+			uid=$(` + caller + ` 'setuid #65532' | tr -d '\n')
+			(trap - TERM; sleep 100) & sleep 0.2
+			start=$(date +%s%N); kill -TERM -1
+			while [ "$(ls -d /proc/[0-9]*/exe | wc -l)" -gt 1 ] && [ "$(for p in /proc/[0-9]*; do readlink $p/exe; done | grep -c plugin)" -gt 0 ]; do :; done
+			echo pid $$ $uid, ended after $((($(date +%s%N) - start) / 1000000)) ms`
+		o := run(t, append([]string{"unshare", "--pid", "--fork", "--mount-proc"}, supervised("bash", "-c", script)...)...)
+		var ms int
+		if n, _ := fmt.Sscanf(o.out, "pid 1 setuid = 0, ended after %d ms", &ms); n != 1 || ms > 500 {
+			t.Errorf("status %d: %s", o.code, o.out)
 		}
 	})
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use super::Finding;
 use crate::map::cut;
-use crate::supervise::filter::{ALLOW, Insn};
+use crate::sys::seccomp::{ALLOW, Insn};
 use crate::sys::{file, mount, ns, probe, seccomp};
 
 /// The errno of a trial; 0: it worked.

@@ -213,6 +213,7 @@ int vanish_main(int argc, char **argv)
 
 static volatile int *tally; /* 0 folded, 1 ENOSYS, 2 wrong */
 static char storm_file[64];
+static long long storm_end; /* 0: when nobody folds any more */
 
 static void tell(const char *what, long ret, int known)
 {
@@ -230,8 +231,8 @@ static void *storm(void *argument)
 {
     unsigned state = 1 + (long)argument;
     keep_capabilities();
-    /* Goes on for a while after the end of those who fold, which is seen by ENOSYS. */
-    for (int after = 0; after < 20;) {
+    /* Goes on for a while after the end of those who fold, which is seen by ENOSYS; or until it is time to end. */
+    for (int after = 0; storm_end ? now_us() < storm_end : after < 20;) {
         unsigned id = any_high_id(&state), group = high(id);
         long ret = raw3(SYS_chown, (unsigned long)storm_file, high(id), high(id));
         tell("chown", ret, 0);
@@ -245,26 +246,34 @@ static void *storm(void *argument)
     return NULL;
 }
 
-/* @storm FILE: calls of all kinds from several processes until nobody folds them any more. */
+/* @storm FILE [SECONDS]: calls of all kinds from several processes until nobody folds them any more; or for some seconds,
+ * from 50 threads in five mount namespaces. */
 int storm_main(int argc, char **argv)
 {
-    pthread_t thread[2];
-    must(argc == 2);
+    pthread_t thread[10];
+    must(argc == 2 || argc == 3);
     snprintf(storm_file, sizeof storm_file, "%s", argv[1]);
+    long processes = 3, threads = 2;
+    if (argc == 3) {
+        storm_end = now_us() + atoi(argv[2]) * 1000000LL;
+        processes = 5;
+        threads = 10;
+    }
     registers_may_change = 1;
-    signal(SIGTERM, SIG_IGN); /* the supervisor's way to say that it cannot go on */
     tally = shared_page();
     puts("ready");
-    for (long i = 0; i < 3; i++)
+    fflush(stdout);
+    for (long i = 0; i < processes; i++)
         if (fork() == 0) {
-            for (long k = 0; k < 2; k++)
-                start_thread(&thread[k], 64 * 1024, storm, (void *)(i * 2 + k + 1));
-            for (int k = 0; k < 2; k++)
+            must(argc == 2 || unshare(CLONE_NEWNS) == 0);
+            for (long k = 0; k < threads; k++)
+                start_thread(&thread[k], 64 * 1024, storm, (void *)(i * threads + k + 1));
+            for (int k = 0; k < threads; k++)
                 pthread_join(thread[k], NULL);
             fflush(stdout);
             _exit(0);
         }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < processes; i++)
         wait(NULL);
     printf("folded %d, refused %d, wrong %d\n", tally[0], tally[1], tally[2]);
     return tally[2] != 0;

@@ -1,0 +1,408 @@
+//! The process that receives calls.
+//!
+//! It finds out whose a call is and hands it to the worker of that container; it waits for nobody. The one call that it
+//! makes itself is the node root's chown (own.rs), and if that hangs the keeper starts another receiver.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::caller::{Ids, Node};
+use super::calls::{self, Op};
+use super::keeper::Keeper;
+use super::table::{Count, MAX_WORKERS, Owner, SLOTS, Slot, State, Table, Word};
+use super::thread::{Proc, Thread};
+use super::worker::Worker;
+use super::{Kind, NO_CHANGE, own};
+use crate::journal::{Journal, Level};
+use crate::sys::process;
+use crate::sys::seccomp::{self, Answer, Notification};
+use crate::sys::signal::{self, Waiter, Watch};
+
+/// A worker without calls for this long is ended when another one is needed.
+const IDLE: Duration = Duration::from_secs(10);
+/// Free slots that are looked up at once.
+const FREE: usize = 256;
+/// Ids of the node's root that are told of in the log.
+const MAX_TOLD: usize = 256;
+
+/// What all processes of supervise have.
+pub struct Shared {
+    /// Where calls come from and answers go to.
+    pub listener: OwnedFd,
+    /// The calls in hand.
+    pub table: Table,
+    /// The node's ids.
+    pub node: Node,
+    /// The log.
+    pub journal: Journal,
+}
+
+impl Shared {
+    /// Answers a call and empties its slot.
+    pub fn answer(&self, slot: &Slot, answer: Answer) {
+        self.table.count(match answer {
+            Answer::Continue => Count::Passed,
+            Answer::Errno(_) | Answer::Restart => Count::Failed,
+            Answer::Done => Count::Chowns,
+        });
+        // It fails where the caller is gone.
+        let _ = seccomp::send(self.listener.as_fd(), slot.call().id, answer);
+        slot.free();
+    }
+
+    /// Writes a message.
+    pub fn say(&self, level: Level, message: impl Display) {
+        self.journal.say(level, message);
+    }
+
+    /// Tells where an id goes.
+    pub fn tell(&self, name: &str, kind: Kind, id: u32) {
+        let place = self.node.of(kind).place(id);
+        let what = if kind == Kind::User { "uid" } else { "gid" };
+        self.say(Level::Info, format_args!("{name}: {what} {id} is folded to {place}"));
+    }
+}
+
+/// A worker, as its receiver knows it.
+struct Known {
+    number: u16,
+    calls: File,
+    /// Calls handed to it so far.
+    given: u64,
+    /// When the last one was.
+    last: Instant,
+}
+
+/// The receiver.
+pub struct Receiver<'a, 'k> {
+    shared: &'a Shared,
+    keeper: &'k mut Keeper<'a>,
+    /// Whether the keeper is a child of ours; else it is our parent.
+    has_keeper: bool,
+    turn: u32,
+    proc: Rc<Proc>,
+    workers: HashMap<u64, Known>,
+    /// The numbers of all workers that live, by pid; some of them are about to end.
+    numbers: HashMap<u32, u16>,
+    free: Vec<u32>,
+    /// The slot of a thread's last call that a worker has.
+    slots: HashMap<u32, u32>,
+    caller: Option<Thread>,
+    told: HashSet<(Kind, u32)>,
+}
+
+impl<'a, 'k> Receiver<'a, 'k> {
+    /// Serves until nothing is left that the filter is on, or somebody else receives.
+    pub fn run(shared: &'a Shared, keeper: &'k mut Keeper<'a>, turn: u32, ready: impl FnOnce()) -> io::Result<()> {
+        // What the node's root may do in the name of a group, it may do by itself.
+        process::drop_groups();
+        process::raise_descriptor_limit()?;
+        let waiter = signal::catch(&[libc::SIGCHLD, libc::SIGUSR1, libc::SIGUSR2])?;
+        let mut receiver = Receiver {
+            shared,
+            keeper,
+            has_keeper: false,
+            turn,
+            proc: Rc::new(Proc::open()?),
+            workers: HashMap::new(),
+            numbers: HashMap::new(),
+            free: Vec::new(),
+            slots: HashMap::new(),
+            caller: None,
+            told: HashSet::new(),
+        };
+        if !signal::on_death_of(receiver.keeper.pid(), libc::SIGUSR2) {
+            receiver.have_keeper();
+        }
+        receiver.adopt();
+        ready();
+        receiver.receive(&waiter);
+        // Somebody else receives. The workers end when they have done what they have in hand.
+        receiver.workers.clear();
+        for pid in receiver.numbers.keys() {
+            let _ = process::wait_child(*pid);
+        }
+        Ok(())
+    }
+
+    fn is_our_turn(&self) -> bool {
+        self.shared.table.word(Word::Turn).load(Ordering::Acquire) == u64::from(self.turn)
+    }
+
+    fn receive(&mut self, waiter: &Waiter) {
+        let listener = self.shared.listener.as_fd();
+        while self.is_our_turn() {
+            let [ready] = waiter.wait([Watch::Input(listener)], None);
+            self.look_around();
+            if ready.hangup {
+                // Nothing is left that the filter is on, nor anything for the workers to do.
+                process::exit_now(0);
+            }
+            let Some(number) = self.free_slot().filter(|_| ready.input) else { continue };
+            let slot = self.shared.table.slot(number);
+            slot.set(State::Received, Owner { turn: self.turn, worker: 0 });
+            // Failures are of single calls: their caller died.
+            match seccomp::receive(listener, slot.words()) {
+                Ok(()) => self.route(number),
+                Err(_) => slot.free(),
+            }
+        }
+    }
+
+    /// What signals tell of.
+    fn look_around(&mut self) {
+        let turn = self.turn;
+        if signal::came(libc::SIGCHLD) {
+            while let Some((pid, _)) = process::reap() {
+                if self.has_keeper && pid == self.keeper.pid() {
+                    self.have_keeper();
+                }
+                if let Some(number) = self.numbers.remove(&pid) {
+                    self.workers.retain(|_, worker| worker.number != number);
+                    self.take_over(|owner| owner == Owner { turn, worker: number });
+                    self.shared.table.give_back(number);
+                }
+            }
+        }
+        if signal::came(libc::SIGUSR2) {
+            if !self.has_keeper && process::parent() != self.keeper.pid() {
+                self.have_keeper();
+            }
+            self.adopt();
+        }
+        if signal::came(libc::SIGUSR1) {
+            let [chowns, set_ids, passed, failed] = self.shared.table.counts();
+            let workers = self.workers.len();
+            let message = format_args!(
+                "folded {chowns} chown and {set_ids} set-id calls, let {passed} through, refused {failed}; {workers} workers"
+            );
+            self.shared.say(Level::Info, message);
+        }
+    }
+
+    /// Starts another keeper. Only whoever receives does that.
+    fn have_keeper(&mut self) {
+        if self.shared.table.word(Word::Ending).load(Ordering::Acquire) == 1 || !self.is_our_turn() {
+            return;
+        }
+        self.shared.say(Level::Warning, "the process that keeps the others has died; another one is started");
+        match self.keeper.start_again() {
+            Ok(()) => self.has_keeper = true,
+            Err(e) => self.shared.say(Level::Error, format_args!("cannot start it: {e}")),
+        }
+    }
+
+    /// A slot that nothing is in. None: there is none, for the moment.
+    fn free_slot(&mut self) -> Option<u32> {
+        if self.free.is_empty() {
+            let table = self.shared.table;
+            // Those that were used before first.
+            let free = table.used().filter(|number| table.slot(*number).state().0 == State::Free);
+            self.free = free.take(FREE).collect();
+            if self.free.is_empty() {
+                let used = table.used().end;
+                self.free = (used..SLOTS.min(used + FREE as u32)).collect();
+                table.word(Word::Used).store((used + self.free.len() as u32).into(), Ordering::Release);
+            }
+            self.slots.retain(|_, number| table.slot(*number).state().0 != State::Free);
+            self.free.reverse();
+        }
+        if self.free.is_empty() {
+            // Each of the threads of this machine waits.
+            sleep(Duration::from_millis(1));
+        }
+        self.free.pop()
+    }
+
+    /// Finds out whose a call is and hands it over.
+    fn route(&mut self, number: u32) {
+        let slot = self.shared.table.slot(number);
+        let n = slot.call();
+        if let Some(first) = self.slots.get(&n.tid)
+            && self.shared.table.slot(*first).is_asked_again(&n)
+        {
+            return self.shared.answer(&slot, Answer::Continue);
+        }
+        let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
+        let Some(call) = call else { return self.shared.answer(&slot, Answer::Continue) };
+        if !matches!(call.op, Op::Uids(_) | Op::Gids(_) | Op::Groups) && self.chown(&n, call) {
+            return self.shared.answer(&slot, Answer::Done);
+        }
+        let container = Thread::turn_to(&mut self.caller, &self.proc, n.tid).container();
+        self.slots.insert(n.tid, number);
+        self.hand_over(number, container);
+    }
+
+    /// Makes a chown of the node's root. False: it is to be made by its caller.
+    fn chown(&mut self, n: &Notification, call: calls::Call) -> bool {
+        let shared = self.shared;
+        let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
+        // With so many receivers that hang, none hangs any more.
+        if !caller.is_our_equal() || shared.table.turns().iter().all(|turn| turn.load(Ordering::Relaxed) != 0) {
+            return false;
+        }
+        let (first, _) = call.op.ids();
+        let ids = [super::id(n.args[first], call.narrow), super::id(n.args[first + 1], call.narrow)];
+        let kinds = [Kind::User, Kind::Group];
+        let [uid, gid] = [0, 1].map(|i| match ids[i] {
+            NO_CHANGE => NO_CHANGE,
+            id => Ids::Node.place(&shared.node, kinds[i], id).0,
+        });
+        let begun = shared.table.word(Word::Own);
+        begun.fetch_add(1, Ordering::Release);
+        if shared.table.word(Word::KeeperSleeps).load(Ordering::Acquire) == 1 {
+            self.keeper.ring();
+        }
+        let valid = || seccomp::is_waiting(shared.listener.as_fd(), n.id);
+        let done = own::chown(n, call.op, uid, gid, caller, valid).is_ok();
+        if self.is_our_turn() {
+            begun.fetch_add(1, Ordering::Release);
+        }
+        for (kind, id) in kinds
+            .into_iter()
+            .zip(ids)
+            .filter(|(kind, id)| done && *id != NO_CHANGE && !shared.node.of(*kind).contains(*id))
+        {
+            if self.told.len() < MAX_TOLD && self.told.insert((kind, id)) {
+                let name = Thread::open(&self.proc, n.tid).read(c"comm").unwrap_or_default();
+                shared.tell(name.trim_end(), kind, id);
+            }
+        }
+        done
+    }
+
+    /// Gives a call to the worker of a container.
+    fn hand_over(&mut self, number: u32, container: u64) {
+        let slot = self.shared.table.slot(number);
+        let Some(container) = self.have_worker(container) else {
+            return self.shared.answer(&slot, Answer::Errno(libc::EAGAIN));
+        };
+        let turn = self.turn;
+        let Some(worker) = self.workers.get_mut(&container) else { return };
+        let done = self.shared.table.done(worker.number.into()).load(Ordering::Relaxed);
+        // However many containers ask for as much as they may, there is room for others.
+        let held = worker.given.saturating_sub(done) as u32;
+        slot.set(State::Queued, Owner { turn, worker: worker.number });
+        if held >= SLOTS / 4 {
+            return self.shared.answer(&slot, Answer::Errno(libc::EAGAIN));
+        }
+        worker.given += 1;
+        worker.last = Instant::now();
+        // There is room in a pipe for as many. A worker that has died is heard of soon, and then its calls are given to
+        // another one.
+        let _ = (&worker.calls).write_all(&number.to_ne_bytes());
+    }
+
+    /// The container whose worker is to take calls of this one: its own, unless there are too many.
+    fn have_worker(&mut self, container: u64) -> Option<u64> {
+        if self.workers.contains_key(&container) {
+            return Some(container);
+        }
+        let table = self.shared.table;
+        // Their pipes close, and they end.
+        self.workers
+            .retain(|_, w| w.last.elapsed() < IDLE || table.done(w.number.into()).load(Ordering::Relaxed) < w.given);
+        if self.workers.len() < MAX_WORKERS / 2
+            && let Ok(worker) = self.start_worker()
+        {
+            self.workers.insert(container, worker);
+            return Some(container);
+        }
+        let mut others: Vec<u64> = self.workers.keys().copied().collect();
+        others.sort_unstable();
+        others.get(container as usize % others.len().max(1)).copied()
+    }
+
+    fn start_worker(&mut self) -> io::Result<Known> {
+        let table = self.shared.table;
+        let number = table.take_number(self.turn).ok_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN))?;
+        let parent = std::process::id();
+        let started = process::pipe().and_then(|pipe| Ok((pipe, process::fork()?)));
+        match started {
+            Ok(((_, to), Some(pid))) => {
+                self.numbers.insert(pid, number);
+                Ok(Known { number, calls: File::from(to), given: 0, last: Instant::now() })
+            }
+            Ok(((calls, to), None)) => {
+                drop(to);
+                // Else their pipes would not close when they are to end.
+                self.workers.clear();
+                process::set_name(c"uid-fold");
+                if !signal::on_death_of(parent, libc::SIGKILL) {
+                    process::exit_now(0);
+                }
+                let owner = Owner { turn: self.turn, worker: number };
+                let mut worker = Worker::new(self.shared, Rc::clone(&self.proc), owner, calls);
+                process::exit_now(worker.work().is_err().into());
+            }
+            Err(e) => {
+                table.give_back(number);
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes what dead processes had in hand: those whose turn is nobody's any more.
+    fn adopt(&mut self) {
+        let table = self.shared.table;
+        self.take_over(|owner| !table.lives(owner.turn));
+        for number in table.used() {
+            let slot = table.slot(number);
+            if slot.state().0 != State::Free {
+                self.slots.insert(slot.call().tid, number);
+            }
+        }
+    }
+
+    /// Takes the calls of these owners, which are dead.
+    fn take_over(&mut self, dead: impl Fn(Owner) -> bool) {
+        let table = self.shared.table;
+        let theirs = |slot: &Slot| {
+            let (state, owner) = slot.state();
+            (state != State::Free && dead(owner)).then_some((state, owner))
+        };
+        // First of all: a new worker may get a dead one's number.
+        for (_, owner) in table.used().filter_map(|n| theirs(&table.slot(n))).filter(|(state, _)| *state == State::Folded)
+        {
+            self.put_back(owner);
+        }
+        for number in table.used() {
+            let slot = table.slot(number);
+            if theirs(&slot).is_none() {
+                continue;
+            }
+            // A call in it that nobody waits for is one that was answered, or whose caller is gone, or that is made again.
+            let n = slot.call();
+            if n.id == 0 || !seccomp::is_waiting(self.shared.listener.as_fd(), n.id) {
+                slot.free();
+            } else {
+                slot.set(State::Received, Owner { turn: self.turn, worker: 0 });
+                self.route(number);
+            }
+        }
+    }
+
+    /// Puts back what a dead worker had replaced in somebody's memory, if it still is there.
+    fn put_back(&self, owner: Owner) {
+        let undo = self.shared.table.undo(owner.worker.into());
+        if let Some((tid, address, theirs, ours)) = undo.noted() {
+            let mut now = vec![0; ours.len()];
+            let memory = Thread::open(&self.proc, tid).memory();
+            if let (Ok(memory), Ok(_)) = (memory, process::read_memory(tid, address, &mut now))
+                && now == ours
+            {
+                // It may be gone.
+                let _ = memory.write_all_at(&theirs, address);
+            }
+            undo.clear();
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! A process that has the calls of one container made again, with other ids.
+//!
+//! Nobody can change the ids or files of a container with just the container's rights, and an answer to a notification
+//! carries no arguments. But a thread that is told to make its call again stops on its way, and at the call's entry its
+//! arguments are replaced. So it is the thread's own call; the kernel decides in truth whether it may be made.
+//!
+//! Between the answer and the entry the thread is in its own hands: it, or whoever shares its memory, can have it make
+//! another call, or none. So nothing of it is changed before the entry of just this call is seen. Nothing here waits for
+//! one thread: a loop takes what has come, from the receiver or from a thread, and a thread that never comes only keeps
+//! its slot.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::calls::{self, Call, Op};
+use super::fold::{self, Plan};
+use super::receiver::Shared;
+use super::table::{Count, Owner, State};
+use super::thread::{Proc, Thread};
+use super::{Kind, NO_CHANGE};
+use crate::journal::Level;
+use crate::sys::process;
+use crate::sys::ptrace::{self, ERESTARTNOINTR, ERESTARTSYS, Registers, Stop, Syscall};
+use crate::sys::seccomp::{self, Answer, Notification};
+use crate::sys::signal::{self, Watch};
+
+/// How long a thread may take to its call's entry before it is let go.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// So often what comes next is looked for before it is waited for: it mostly comes within microseconds, and to be woken on
+/// an idle processor takes longer. The thread may be on our processor, so it is given that each time.
+const TRIES: u32 = 64;
+/// Ids of a container that are told of in the log; more are not.
+const MAX_TOLD: usize = 64;
+
+/// A thread that we trace.
+struct Held {
+    slot: u32,
+    n: Notification,
+    plan: Plan,
+    at: At,
+    since: Instant,
+}
+
+/// Where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// On its way to the stop that we asked for.
+    Stop,
+    /// On its way to its call.
+    Entry,
+    /// In its call, with the folded arguments.
+    Exit,
+    /// On its way to a stop where it is let go.
+    Leave,
+}
+
+/// A worker.
+pub struct Worker<'a> {
+    shared: &'a Shared,
+    proc: Rc<Proc>,
+    owner: Owner,
+    calls: File,
+    held: HashMap<u32, Held>,
+    /// Calls that wait: setgroups, since one array of a container is replaced at a time (processes can share memory); and
+    /// calls of threads that are still held for an earlier one.
+    waiting: VecDeque<u32>,
+    array: Option<u32>,
+    caller: Option<Thread>,
+    pin: Option<PathBuf>,
+    told: HashSet<(Kind, u32)>,
+    told_of_tracer: bool,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker for what comes through this pipe: numbers of slots.
+    pub fn new(shared: &'a Shared, proc: Rc<Proc>, owner: Owner, calls: OwnedFd) -> Worker<'a> {
+        let (held, waiting, told) = (HashMap::new(), VecDeque::new(), HashSet::new());
+        let calls = File::from(calls);
+        let (caller, pin) = (None, None);
+        Worker { shared, proc, owner, calls, held, waiting, array: None, caller, pin, told, told_of_tracer: false }
+    }
+
+    /// Works until the receiver closes the pipe and nothing is left to do.
+    pub fn work(&mut self) -> io::Result<()> {
+        let waiter = signal::catch(&[libc::SIGCHLD])?;
+        ptrace::reap_while_seizing()?;
+        let mut open = true;
+        let mut idle = 0;
+        while open || !self.held.is_empty() || !self.waiting.is_empty() {
+            let mut busy = false;
+            while let Some((tid, stop)) = ptrace::stopped() {
+                busy = true;
+                self.went_on(tid, stop);
+            }
+            if open {
+                match self.next() {
+                    Ok(Some(slot)) => {
+                        busy = true;
+                        self.begin(slot);
+                    }
+                    Ok(None) => open = false,
+                    Err(_) => {}
+                }
+            }
+            if busy {
+                idle = 0;
+                continue;
+            }
+            idle += 1;
+            if idle < TRIES {
+                process::yield_now();
+                continue;
+            }
+            let timeout = (!self.held.is_empty() || !self.waiting.is_empty()).then_some(PATIENCE / 4);
+            let calls = if open { Watch::Input(self.calls.as_fd()) } else { Watch::Nothing };
+            waiter.wait([calls], timeout);
+            self.let_late_ones_go();
+        }
+        Ok(())
+    }
+
+    /// The next call's slot. None: there will be none. WouldBlock: not yet.
+    fn next(&mut self) -> io::Result<Option<u32>> {
+        let mut number = [0; 4];
+        // Written whole, so read whole.
+        Ok((self.calls.read(&mut number)? == 4).then(|| u32::from_ne_bytes(number)))
+    }
+
+    fn answer(&self, slot: u32, answer: Answer) {
+        let slot = self.shared.table.slot(slot);
+        self.shared.answer(&slot, answer);
+        self.shared.table.done(self.owner.worker.into()).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Begins with a call, or has it wait.
+    fn begin(&mut self, slot: u32) {
+        let n = self.shared.table.slot(slot).call();
+        let groups = |call: &Call| call.op == Op::Groups;
+        let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
+        // The registers of a 32-bit ARM program are of a layout that ptrace.rs does not know.
+        let Some(call) = call.filter(|_| n.arch != calls::ARM.audit) else {
+            return self.answer(slot, Answer::Continue);
+        };
+        if self.held.contains_key(&n.tid) || (groups(&call) && self.array.is_some()) {
+            return self.waiting.push_back(slot);
+        }
+        let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
+        let plan = match fold::plan(&n, call, &self.shared.node, caller, &mut self.pin) {
+            Ok(Plan::LetThrough) => return self.answer(slot, Answer::Continue),
+            Ok(Plan::Refuse(errno)) => return self.answer(slot, Answer::Errno(errno)),
+            // Most likely it is gone, and nobody waits for the answer.
+            Err(e) => return self.answer(slot, Answer::Errno(e.raw_os_error().unwrap_or(libc::ESRCH))),
+            Ok(plan) => plan,
+        };
+        let valid = || seccomp::is_waiting(self.shared.listener.as_fd(), n.id);
+        if ptrace::seize(n.tid).is_err() {
+            // A dying thread says EPERM as well.
+            if valid() {
+                self.tell_of_tracer(n.tid);
+            }
+            return self.answer(slot, Answer::Errno(libc::EINVAL));
+        }
+        let mut at = At::Leave;
+        // The number could have become another thread's before it was seized.
+        if ptrace::interrupt(n.tid).is_ok() && valid() {
+            at = At::Stop;
+            // Before Linux 5.19 the interrupt has ended the wait by itself, and there is nothing to answer any more.
+            let _ = seccomp::send(self.shared.listener.as_fd(), n.id, Answer::Restart);
+        }
+        if let Plan::Array { .. } = plan {
+            self.array = Some(n.tid);
+        }
+        self.held.insert(n.tid, Held { slot, n, plan, at, since: Instant::now() });
+    }
+
+    /// A thread has stopped, or is gone.
+    fn went_on(&mut self, tid: u32, stop: Stop) {
+        let Some(mut held) = self.held.remove(&tid) else {
+            // It was let go before, and has died meanwhile.
+            return;
+        };
+        match (held.at, stop) {
+            (At::Stop, Stop::Trap) if self.to_entry(&held).is_ok() => {
+                held.at = At::Entry;
+                self.held.insert(tid, held);
+            }
+            (At::Entry, Stop::Syscall) if self.enter(&held).is_ok() => {
+                held.at = At::Exit;
+                self.held.insert(tid, held);
+            }
+            (At::Exit, Stop::Syscall) => {
+                let _ = self.leave(&held);
+                self.end(held, 0);
+            }
+            (_, Stop::Signal(signal)) => self.end(held, signal),
+            _ => self.end(held, 0),
+        }
+    }
+
+    /// It has stopped as we asked it to: lets it go on to its call.
+    fn to_entry(&self, held: &Held) -> io::Result<()> {
+        match Registers::read(held.n.tid)?.restarts(held.n.nr) {
+            true => ptrace::to_syscall(held.n.tid),
+            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    /// It is about to make a call: if that is the one that was asked about, with the folded arguments.
+    fn enter(&self, held: &Held) -> io::Result<()> {
+        let n = &held.n;
+        let now = Syscall::read(n.tid)?;
+        if (now.entry(), now.arch, now.ip, now.args) != (Some(n.nr), n.arch, n.ip, n.args) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let slot = self.shared.table.slot(held.slot);
+        match &held.plan {
+            Plan::Arguments(folded) => {
+                slot.set_folded(*folded);
+                slot.set(State::Folded, self.owner);
+                self.replace(n, n.args, *folded)?;
+            }
+            Plan::Array { address, theirs, ours } => {
+                slot.set_folded(n.args);
+                slot.set(State::Folded, self.owner);
+                self.undo().note(n.tid, *address, theirs, ours);
+                let memory = Thread::open(&self.proc, n.tid).memory()?;
+                // A part of it may have been written. Where nothing can be (a shared mapping that is only to be read), the
+                // call is made as it is.
+                if memory.write_all_at(ours, *address).is_err() {
+                    let _ = memory.write_all_at(theirs, *address);
+                }
+            }
+            Plan::LetThrough | Plan::Refuse(_) => {}
+        }
+        ptrace::to_syscall(n.tid)
+    }
+
+    /// Its call is over: puts back what was replaced, and keeps the result.
+    fn leave(&mut self, held: &Held) -> io::Result<()> {
+        let n = &held.n;
+        let now = Syscall::read(n.tid)?;
+        if !now.is_exit() {
+            return Ok(());
+        }
+        let mut regs = Registers::read(n.tid)?;
+        let result = regs.result();
+        match &held.plan {
+            Plan::Arguments(folded) => regs.set_arguments(is_old(n), *folded, n.args),
+            Plan::Array { address, theirs, .. } => {
+                Thread::open(&self.proc, n.tid).memory()?.write_all_at(theirs, *address)?;
+            }
+            Plan::LetThrough | Plan::Refuse(_) => {}
+        }
+        // On ARM the result is in the first argument's register. A call that was interrupted while it asked again is made
+        // anew: by itself it never returns EINTR.
+        regs.set_result(if result == -ERESTARTSYS { -ERESTARTNOINTR } else { result });
+        regs.write(n.tid)?;
+        if result >= 0 {
+            self.tell(n);
+        }
+        Ok(())
+    }
+
+    fn replace(&self, n: &Notification, from: [u64; 6], to: [u64; 6]) -> io::Result<()> {
+        let mut regs = Registers::read(n.tid)?;
+        regs.set_arguments(is_old(n), from, to);
+        regs.write(n.tid)
+    }
+
+    fn undo(&self) -> super::table::Undo {
+        self.shared.table.undo(self.owner.worker.into())
+    }
+
+    /// Lets a stopped thread go, with this signal, and goes on with what waited for it. One that has died meanwhile is
+    /// reaped later.
+    fn end(&mut self, held: Held, signal: i32) {
+        if self.array == Some(held.n.tid) {
+            self.undo().clear();
+            self.array = None;
+        }
+        // Before it goes on: what it asks from then on is about another call.
+        self.shared.table.slot(held.slot).free();
+        let _ = ptrace::detach(held.n.tid, signal);
+        self.shared.table.done(self.owner.worker.into()).fetch_add(1, Ordering::Relaxed);
+        for _ in 0..self.waiting.len() {
+            let Some(slot) = self.waiting.pop_front() else { break };
+            self.begin(slot);
+        }
+    }
+
+    /// Stops those that do not come to their call; forgets those that have become other threads.
+    fn let_late_ones_go(&mut self) {
+        let late = |held: &Held| held.since.elapsed() > PATIENCE;
+        let mut gone = Vec::new();
+        for (tid, held) in self.held.iter_mut().filter(|(_, held)| late(held)) {
+            held.since = Instant::now();
+            // Inside its call it is not to be disturbed: that takes as long as it takes.
+            let there = match held.at {
+                At::Exit => Thread::open(&self.proc, *tid).read(c"status").is_ok_and(|status| is_ours(&status)),
+                _ => ptrace::interrupt(*tid).is_ok(),
+            };
+            if held.at == At::Entry {
+                held.at = At::Leave;
+            }
+            if !there {
+                gone.push(*tid);
+            }
+        }
+        for held in gone.into_iter().filter_map(|tid| self.held.remove(&tid)).collect::<Vec<_>>() {
+            self.end(held, 0);
+        }
+    }
+
+    /// One line for each new id of a container, not for each call.
+    fn tell(&mut self, n: &Notification) {
+        let Some(call) = calls::arch(n.arch).and_then(|arch| arch.call(n.nr)) else { return };
+        let (kinds, count) = match call.op {
+            Op::Groups => return self.shared.table.count(Count::SetIds),
+            Op::Uids(_) => ([Kind::User; 3], Count::SetIds),
+            Op::Gids(_) => ([Kind::Group; 3], Count::SetIds),
+            _ => ([Kind::User, Kind::Group, Kind::Group], Count::Chowns),
+        };
+        self.shared.table.count(count);
+        let (first, ids) = call.op.ids();
+        for (argument, kind) in n.args[first..first + ids].iter().zip(kinds) {
+            let id = super::id(*argument, call.narrow);
+            if id == NO_CHANGE || self.shared.node.of(kind).contains(id) || self.told.len() >= MAX_TOLD {
+                continue;
+            }
+            if self.told.insert((kind, id)) {
+                let name = Thread::open(&self.proc, n.tid).read(c"comm").unwrap_or_default();
+                self.shared.tell(name.trim_end(), kind, id);
+            }
+        }
+    }
+
+    fn tell_of_tracer(&mut self, tid: u32) {
+        if !std::mem::replace(&mut self.told_of_tracer, true) {
+            let why = "is traced, or may not be: its chown and set-id calls with unmapped ids fail";
+            self.shared.say(Level::Warning, format_args!("thread {tid} {why}"));
+        }
+    }
+}
+
+/// Whether a thread's status says that this process traces it.
+fn is_ours(status: &str) -> bool {
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|pid| pid.trim() == std::process::id().to_string())
+}
+
+/// Whether this is x86's 32-bit way, whose arguments are in other registers.
+fn is_old(n: &Notification) -> bool {
+    n.arch == calls::I386.audit
+}

@@ -1,0 +1,113 @@
+//! Signals as events: caught ones are only noted, and only while this process waits.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::cerr;
+
+/// Signals that have come since they were last asked for, by bit.
+static NOTED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note(signal: libc::c_int) {
+    NOTED.fetch_or(1 << signal, Ordering::Relaxed);
+}
+
+/// What a wait lets in.
+pub struct Waiter(libc::sigset_t);
+
+/// Blocks all signals, and notes these while `Waiter::wait` waits. All others that can be blocked no longer do anything.
+/// Children inherit this, so each calls it for itself.
+pub fn catch(signals: &[libc::c_int]) -> io::Result<Waiter> {
+    // SAFETY: sigfillset makes `mask` a value; a sigaction of zeros with a handler, an empty mask and no flags is one. The
+    // handler only touches an atomic. Without SA_RESTART, so that a wait ends.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut mask);
+        cerr(libc::sigprocmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut()).into())?;
+        for signal in signals {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = note as extern "C" fn(libc::c_int) as usize;
+            cerr(libc::sigaction(*signal, &action, std::ptr::null_mut()).into())?;
+            libc::sigdelset(&mut mask, *signal);
+        }
+        NOTED.store(0, Ordering::Relaxed);
+        Ok(Waiter(mask))
+    }
+}
+
+/// Whether this signal has come since it was last asked for.
+pub fn came(signal: libc::c_int) -> bool {
+    NOTED.fetch_and(!(1 << signal), Ordering::Relaxed) & 1 << signal != 0
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug)]
+pub enum Watch<'a> {
+    /// Something to read, or the end of the other side.
+    Input(BorrowedFd<'a>),
+    /// The end of the other side only.
+    End(BorrowedFd<'a>),
+    /// Nothing.
+    Nothing,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Something can be read.
+    pub input: bool,
+    /// The other side is gone.
+    pub hangup: bool,
+}
+
+impl Waiter {
+    /// Waits until one of these comes, a caught signal comes, or the time is over.
+    pub fn wait<const N: usize>(&self, watched: [Watch; N], timeout: Option<Duration>) -> [Ready; N] {
+        let mut polls = watched.map(|watch| {
+            let (fd, events) = match watch {
+                Watch::Input(fd) => (fd.as_raw_fd(), libc::POLLIN),
+                Watch::End(fd) => (fd.as_raw_fd(), 0),
+                Watch::Nothing => (-1, 0),
+            };
+            libc::pollfd { fd, events, revents: 0 }
+        });
+        let time = timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos().into() });
+        let time = time.as_ref().map_or(std::ptr::null(), |t| &raw const *t);
+        // SAFETY: `polls` has N entries; the time, if any, and the mask live until the call returns.
+        let n = unsafe { libc::ppoll(polls.as_mut_ptr(), N as libc::nfds_t, time, &self.0) };
+        polls.map(|poll| match n {
+            1.. => Ready {
+                input: poll.revents & libc::POLLIN != 0,
+                hangup: poll.revents & (libc::POLLHUP | libc::POLLERR) != 0,
+            },
+            _ => Ready::default(),
+        })
+    }
+}
+
+/// Has the kernel send this signal to us when the thread that started us is gone. False: it is gone already.
+pub fn on_death_of(parent: u32, signal: libc::c_int) -> bool {
+    // SAFETY: integers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0);
+        libc::getppid() as u32 == parent
+    }
+}
+
+/// Lets all signals in again, for a program that is about to be executed in this process.
+pub fn unblock() -> io::Result<()> {
+    // SAFETY: sigemptyset makes `mask` a value.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut mask);
+        cerr(libc::sigprocmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut()).into()).map(drop)
+    }
+}
+
+/// Gives SIGPIPE its default back, for a program that is about to be executed: Rust's start has had it ignored.
+pub fn default_pipe() {
+    // SAFETY: a valid signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
