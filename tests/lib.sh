@@ -112,7 +112,7 @@ peer() {
 	} | sha256sum | cut -c 1-12)
 	peer_dir=$cache/peers/$peer_name-$peer_hash
 	if [ ! -d "$peer_dir" ]; then
-		say "building $peer_name for the tests (one to four minutes, once)" >&2
+		say "building $peer_name for the tests (one to four minutes, once; kubernetes: about ten)" >&2
 		mkdir -p "$cache/peers"
 		peer_tmp=$(mktemp -d "$cache/peers/.building.XXXXXX")
 		go_build "$peer_tmp" "$peer_mod" "$@" || {
@@ -168,11 +168,28 @@ build_older_peers() {
 	export LAB_CONTAINERD_2_2 LAB_CONTAINERD_2_1 LAB_CONTAINERD_1_7
 }
 
-# A real kubelet: sets LAB_KUBELET.
-build_kubelet() {
+# A real Kubernetes: sets LAB_KUBERNETES, the folder of its programs, and LAB_KUBELET, the folder of kubelet.
+build_kubernetes() {
+	GO_TAGS=providerless GO_LDFLAGS="-X k8s.io/component-base/version.gitVersion=$(kubernetes_version)"
+	LAB_KUBERNETES=$(CGO_ENABLED=0 && export CGO_ENABLED && peer kubernetes kubernetes.mod \
+		k8s.io/kubernetes/cmd/kubelet k8s.io/kubernetes/cmd/kubeadm k8s.io/kubernetes/cmd/kubectl \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager \
+		k8s.io/kubernetes/cmd/kube-scheduler k8s.io/kubernetes/cmd/kube-proxy)
+	LAB_KUBELET=$LAB_KUBERNETES
+	export LAB_KUBERNETES LAB_KUBELET
+}
+
+kubernetes_version() {
+	sed -n 's/^\(require\)\{0,1\}[[:space:]]*k8s.io\/kubernetes \(v[0-9.]*\).*/\2/p' "$e2e/kubernetes.mod"
+}
+
+# What a cluster needs besides: sets LAB_ETCD and LAB_COREDNS.
+build_cluster() {
 	GO_TAGS='' GO_LDFLAGS=''
-	LAB_KUBELET=$(CGO_ENABLED=0 && export CGO_ENABLED && peer kubelet kubelet.mod k8s.io/kubernetes/cmd/kubelet)
-	export LAB_KUBELET
+	LAB_ETCD=$(CGO_ENABLED=0 && export CGO_ENABLED && peer etcd etcd.mod go.etcd.io/etcd/server/v3)
+	GO_TAGS=cluster
+	LAB_COREDNS=$(CGO_ENABLED=0 && export CGO_ENABLED && peer coredns coredns.mod ./cmd/coredns)
+	export LAB_ETCD LAB_COREDNS
 }
 
 # A snapshotter for a user's node: sets LAB_FUSE_OVERLAYFS.
@@ -183,12 +200,17 @@ build_fuse_overlayfs() {
 	export LAB_FUSE_OVERLAYFS
 }
 
-# A small Debian of this machine's release, as a tar file made once: sets LAB_DEBIAN.
-build_debian() {
-	need_packages debootstrap:debootstrap
+# Sets suite and mirror: this machine's release of Debian, and where it comes from.
+debian_mirror() {
 	suite=$(. /etc/os-release && printf '%s\n' "${VERSION_CODENAME:-}")
 	mirror=$(apt-get indextargets --format "\$(RELEASE) \$(REPO_URI)" | awk -v suite="$suite" '$1 == suite { print $2; exit }')
 	[ -n "$mirror" ] || die "apt knows no mirror of ${suite:-this release}: this machine must be a Debian"
+}
+
+# A small Debian of this machine's release, as a tar file made once: sets LAB_DEBIAN.
+build_debian() {
+	need_packages debootstrap:debootstrap
+	debian_mirror
 	LAB_DEBIAN=$cache/debian-$suite.tar
 	export LAB_DEBIAN
 	[ ! -e "$LAB_DEBIAN" ] || return 0

@@ -68,7 +68,7 @@ say "tests of supervise with hostile callers (half a minute)"
 
 build_peers
 build_older_peers
-build_kubelet
+build_kubernetes
 need_rootless
 build_fuse_overlayfs
 build_debian

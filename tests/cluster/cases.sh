@@ -1,0 +1,88 @@
+# shellcheck shell=sh
+# The cases of tests/cluster.sh, which reads this inside its namespaces.
+
+# start_node NAME IMAGE FLAG...: as Usernetes' compose file does: named volumes, a private /run and /tmp, privileged.
+start_node() {
+	node=$1 image=$2
+	shift 2
+	as_user podman run -d --name "$node" --hostname "$node" --privileged --cgroup-parent /uid-nri-cluster/user \
+		--network slirp4netns --sysctl net.ipv4.ip_forward=1 --tmpfs /run:exec --tmpfs /tmp \
+		-v "$node-var:/var" -v "$node-opt:/opt" -v "$node-etc:/etc" -v "$work/images:/images:ro" \
+		"$@" "$image" >"$work/log" 2>&1 || die "the node did not start: $(tail -n 5 "$work/log")"
+	booted
+}
+
+# Waits until the node's containerd answers.
+booted() {
+	await 60 "containerd in the node" in_node ctr version
+}
+
+in_node() {
+	as_user podman exec "$node" "$@"
+}
+
+# await SECONDS WHAT COMMAND...
+await() {
+	await_end=$(($(date +%s) + $1)) await_what=$2
+	shift 2
+	until "$@" >"$work/await" 2>&1; do
+		if [ "$(date +%s)" -ge "$await_end" ]; then
+			tail -n 20 "$work/await" >&2
+			trouble
+			die "no $await_what"
+		fi
+		sleep 0.5
+	done
+}
+
+# What one wants to see when a cluster does not come up.
+trouble() {
+	{
+		in_node systemctl --failed --no-pager
+		in_node journalctl --no-pager -n 30
+		in_node crictl ps -a
+		in_node kubectl get pods -A -o wide
+		in_node kubectl get events -A --sort-by=.lastTimestamp
+	} >&2 2>/dev/null || :
+}
+
+import_images() {
+	say "$node: images"
+	for name in ${*:-pause tools owned control-plane programs}; do
+		in_node ctr -n k8s.io images import "/images/$name.tar" >"$work/log" 2>&1 || {
+			cat "$work/log" >&2
+			return 1
+		}
+	done
+	case " ${*:-control-plane} " in
+	*' control-plane '*)
+		for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy; do
+			in_node ctr -n k8s.io images tag localhost/control-plane:test "localhost/k8s/$name:$(kubernetes_version)" >/dev/null
+		done
+		for name in etcd coredns; do
+			in_node ctr -n k8s.io images tag localhost/control-plane:test "localhost/k8s/$name:test" >/dev/null
+		done
+		;;
+	esac
+}
+
+make_cluster() {
+	say "$node: kubeadm init"
+	in_node mkdir -p -m 777 /var/lib/test-data
+	in_node chmod 1777 /var/lib/test-data
+	in_node kubeadm init --config /etc/kubeadm.yaml --ignore-preflight-errors=all >"$work/kubeadm.log" 2>&1 || {
+		tail -n 30 "$work/kubeadm.log" >&2
+		trouble
+		die "kubeadm init failed"
+	}
+	# CoreDNS is started by its image's entrypoint elsewhere.
+	in_node kubectl -n kube-system patch deployment coredns --type=json -p '[
+		{"op": "add", "path": "/spec/template/spec/containers/0/command", "value": ["/coredns"]},
+		{"op": "replace", "path": "/spec/replicas", "value": 1}]' >/dev/null
+	await 60 "service account" in_node kubectl get serviceaccount default
+}
+start_node plain localhost/node-with-plugin
+set > /tmp/cl.env
+import_images
+make_cluster
+sleep 100000
