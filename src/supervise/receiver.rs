@@ -8,7 +8,6 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
@@ -32,6 +31,9 @@ const IDLE: Duration = Duration::from_secs(10);
 const FREE: usize = 256;
 /// Ids of the node's root that are told of in the log.
 const MAX_TOLD: usize = 256;
+
+/// With a slot's number: its thread is to get back what was there.
+pub const PUT_BACK: u32 = 1 << 31;
 
 /// What all processes of supervise have.
 pub struct Shared {
@@ -244,9 +246,9 @@ impl<'a, 'k> Receiver<'a, 'k> {
     /// Makes a chown of the node's root. False: it is to be made by its caller.
     fn chown(&mut self, n: &Notification, call: calls::Call) -> bool {
         let shared = self.shared;
-        let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
+        let Some(caller) = Thread::turn_to_equal(&mut self.caller, &self.proc, n.tid) else { return false };
         // With so many receivers that hang, none hangs any more.
-        if !caller.is_our_equal() || shared.table.turns().iter().all(|turn| turn.load(Ordering::Relaxed) != 0) {
+        if shared.table.turns().iter().all(|turn| turn.load(Ordering::Relaxed) != 0) {
             return false;
         }
         let (first, _) = call.op.ids();
@@ -354,55 +356,52 @@ impl<'a, 'k> Receiver<'a, 'k> {
     fn adopt(&mut self) {
         let table = self.shared.table;
         self.take_over(|owner| !table.lives(owner.turn));
-        for number in table.used() {
-            let slot = table.slot(number);
-            if slot.state().0 != State::Free {
-                self.slots.insert(slot.call().tid, number);
-            }
+        for number in
+            table.used().filter(|number| matches!(table.slot(*number).state().0, State::Queued | State::Folded))
+        {
+            self.slots.insert(table.slot(number).call().tid, number);
         }
     }
 
     /// Takes the calls of these owners, which are dead.
     fn take_over(&mut self, dead: impl Fn(Owner) -> bool) {
         let table = self.shared.table;
-        let theirs = |slot: &Slot| {
-            let (state, owner) = slot.state();
-            (state != State::Free && dead(owner)).then_some((state, owner))
+        let theirs = |number: &u32| {
+            let (state, owner) = table.slot(*number).state();
+            (state != State::Free && dead(owner)).then_some((*number, state, owner))
         };
-        // First of all: a new worker may get a dead one's number.
-        for (_, owner) in table.used().filter_map(|n| theirs(&table.slot(n))).filter(|(state, _)| *state == State::Folded)
-        {
-            self.put_back(owner);
+        let found: Vec<_> = table.used().filter_map(|number| theirs(&number)).collect();
+        // First of all those in the middle of a call: what was replaced is to be put back, by a worker that has not begun
+        // with anything else.
+        let (in_call, others): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(_, state, _)| matches!(state, State::Folded | State::PutBack));
+        for (number, _, owner) in &in_call {
+            self.have_put_back(*number, *owner);
         }
-        for number in table.used() {
-            let slot = table.slot(number);
-            if theirs(&slot).is_none() {
-                continue;
-            }
+        for (number, ..) in &others {
+            let slot = table.slot(*number);
             // A call in it that nobody waits for is one that was answered, or whose caller is gone, or that is made again.
             let n = slot.call();
             if n.id == 0 || !seccomp::is_waiting(self.shared.listener.as_fd(), n.id) {
                 slot.free();
             } else {
                 slot.set(State::Received, Owner { turn: self.turn, worker: 0 });
-                self.route(number);
+                self.route(*number);
             }
         }
     }
 
-    /// Puts back what a dead worker had replaced in somebody's memory, if it still is there.
-    fn put_back(&self, owner: Owner) {
-        let undo = self.shared.table.undo(owner.worker.into());
-        if let Some((tid, address, theirs, ours)) = undo.noted() {
-            let mut now = vec![0; ours.len()];
-            let memory = Thread::open(&self.proc, tid).memory();
-            if let (Ok(memory), Ok(_)) = (memory, process::read_memory(tid, address, &mut now))
-                && now == ours
-            {
-                // It may be gone.
-                let _ = memory.write_all_at(&theirs, address);
-            }
-            undo.clear();
-        }
+    /// Gives a thread that is, or may be, in a call with replaced arguments to a worker that puts back what was there.
+    fn have_put_back(&mut self, number: u32, dead: Owner) {
+        let (table, turn) = (self.shared.table, self.turn);
+        let slot = table.slot(number);
+        let container = Thread::turn_to(&mut self.caller, &self.proc, slot.call().tid).container();
+        let container = self.have_worker(container);
+        let Some(worker) = container.and_then(|container| self.workers.get_mut(&container)) else { return slot.free() };
+        table.undo(dead.worker.into()).give_to(&table.undo(worker.number.into()), slot.call().tid);
+        slot.set(State::PutBack, Owner { turn, worker: worker.number });
+        worker.given += 1;
+        worker.last = Instant::now();
+        let _ = (&worker.calls).write_all(&(number | PUT_BACK).to_ne_bytes());
     }
 }

@@ -36,6 +36,8 @@ pub enum State {
     Queued,
     /// The same, and the thread is inside the call with the folded arguments.
     Folded,
+    /// The worker of such a call has died, and another one is to put back what was replaced.
+    PutBack,
 }
 
 /// What is counted.
@@ -180,6 +182,7 @@ impl Slot {
             1 => State::Received,
             2 => State::Queued,
             3 => State::Folded,
+            4 => State::PutBack,
             _ => State::Free,
         };
         (state, Owner { turn: (word >> 32) as u32, worker: (word >> 8) as u16 })
@@ -197,6 +200,15 @@ impl Slot {
         self.0[STATE].store(0, Ordering::Release);
     }
 
+    /// The folded arguments (State::Folded); the sixth is never folded.
+    pub fn folded(&self) -> [u64; 6] {
+        let mut arguments = self.call().args;
+        for (argument, word) in arguments.iter_mut().zip(&self.0[FOLDED..]) {
+            *argument = word.load(Ordering::Relaxed);
+        }
+        arguments
+    }
+
     /// What the call is about to be asked about with once more (State::Folded).
     pub fn set_folded(&self, arguments: [u64; 6]) {
         for (word, argument) in self.0[FOLDED..].iter().zip(arguments) {
@@ -207,10 +219,9 @@ impl Slot {
     /// Whether a new call is this one with its folded arguments, asked about once more.
     pub fn is_asked_again(&self, n: &Notification) -> bool {
         let first = self.call();
-        let folded = self.0[FOLDED..].iter().map(|word| word.load(Ordering::Relaxed));
         self.state().0 == State::Folded
             && (first.tid, first.nr, first.arch, first.ip) == (n.tid, n.nr, n.arch, n.ip)
-            && folded.eq(n.args[..SLOT - FOLDED].iter().copied())
+            && self.folded() == n.args
     }
 }
 
@@ -240,6 +251,16 @@ impl Undo {
     /// It is put back.
     pub fn clear(&self) {
         self.0[0].store(0, Ordering::Release);
+    }
+
+    /// Hands what is noted of this thread to another worker.
+    pub fn give_to(&self, other: &Undo, tid: u32) {
+        if let Some((noted, address, theirs, ours)) = self.noted()
+            && noted == tid
+        {
+            other.note(tid, address, &theirs, &ours);
+            self.clear();
+        }
     }
 
     /// What is noted: thread, address, what was there, and what is there if nobody else has changed it.

@@ -62,9 +62,25 @@ impl Thread {
 
     /// The thread of this number: the one that is held, unless it is another one or is dead.
     pub fn turn_to<'a>(held: &'a mut Option<Thread>, proc: &Rc<Proc>, tid: u32) -> &'a Thread {
-        let is_it = held.as_ref().is_some_and(|thread| thread.tid == tid && thread.lives());
-        let opened = if is_it { held.take() } else { None };
-        held.insert(opened.unwrap_or_else(|| Thread::open(proc, tid)))
+        Thread::turn_to_one(held, proc, tid, Thread::lives).0
+    }
+
+    /// The same, if it is our equal. A dead thread is nobody's, so it need not be asked whether it lives.
+    pub fn turn_to_equal<'a>(held: &'a mut Option<Thread>, proc: &Rc<Proc>, tid: u32) -> Option<&'a Thread> {
+        let (thread, is_equal) = Thread::turn_to_one(held, proc, tid, Thread::is_our_equal);
+        (is_equal || thread.is_our_equal()).then_some(thread)
+    }
+
+    /// Also whether the thread that was held is the one, and is so.
+    fn turn_to_one<'a>(
+        held: &'a mut Option<Thread>,
+        proc: &Rc<Proc>,
+        tid: u32,
+        is_so: fn(&Thread) -> bool,
+    ) -> (&'a Thread, bool) {
+        let opened = held.take().filter(|thread| thread.tid == tid && is_so(thread));
+        let is_it = opened.is_some();
+        (held.insert(opened.unwrap_or_else(|| Thread::open(proc, tid))), is_it)
     }
 
     fn lives(&self) -> bool {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::calls::{self, Call, Op};
 use super::fold::{self, Plan};
-use super::receiver::Shared;
+use super::receiver::{PUT_BACK, Shared};
 use super::table::{Count, Owner, State};
 use super::thread::{Proc, Thread};
 use super::{Kind, NO_CHANGE};
@@ -59,6 +59,8 @@ enum At {
     Exit,
     /// On its way to a stop where it is let go.
     Leave,
+    /// The same, and there it gets back what a dead worker has replaced.
+    PutBack,
 }
 
 /// A worker.
@@ -71,6 +73,8 @@ pub struct Worker<'a> {
     /// Calls that wait: setgroups, since one array of a container is replaced at a time (processes can share memory); and
     /// calls of threads that are still held for an earlier one.
     waiting: VecDeque<u32>,
+    /// Calls of threads that a dead worker of ours still holds, and since when.
+    refused: Vec<(u32, Instant)>,
     array: Option<u32>,
     caller: Option<Thread>,
     pin: Option<PathBuf>,
@@ -84,7 +88,20 @@ impl<'a> Worker<'a> {
         let (held, waiting, told) = (HashMap::new(), VecDeque::new(), HashSet::new());
         let calls = File::from(calls);
         let (caller, pin) = (None, None);
-        Worker { shared, proc, owner, calls, held, waiting, array: None, caller, pin, told, told_of_tracer: false }
+        Worker {
+            shared,
+            proc,
+            owner,
+            calls,
+            held,
+            waiting,
+            refused: Vec::new(),
+            array: None,
+            caller,
+            pin,
+            told,
+            told_of_tracer: false,
+        }
     }
 
     /// Works until the receiver closes the pipe and nothing is left to do.
@@ -93,7 +110,7 @@ impl<'a> Worker<'a> {
         ptrace::reap_while_seizing()?;
         let mut open = true;
         let mut idle = 0;
-        while open || !self.held.is_empty() || !self.waiting.is_empty() {
+        while open || !self.held.is_empty() || !self.waiting.is_empty() || !self.refused.is_empty() {
             let mut busy = false;
             while let Some((tid, stop)) = ptrace::stopped() {
                 busy = true;
@@ -103,7 +120,10 @@ impl<'a> Worker<'a> {
                 match self.next() {
                     Ok(Some(slot)) => {
                         busy = true;
-                        self.begin(slot);
+                        match slot & PUT_BACK {
+                            0 => self.begin(slot, Instant::now()),
+                            _ => self.begin_to_put_back(slot & !PUT_BACK),
+                        }
                     }
                     Ok(None) => open = false,
                     Err(_) => {}
@@ -118,10 +138,17 @@ impl<'a> Worker<'a> {
                 process::yield_now();
                 continue;
             }
-            let timeout = (!self.held.is_empty() || !self.waiting.is_empty()).then_some(PATIENCE / 4);
+            let timeout = match (self.refused.is_empty(), self.held.is_empty() && self.waiting.is_empty()) {
+                (false, _) => Some(Duration::from_millis(1)),
+                (true, false) => Some(PATIENCE / 4),
+                (true, true) => None,
+            };
             let calls = if open { Watch::Input(self.calls.as_fd()) } else { Watch::Nothing };
             waiter.wait([calls], timeout);
             self.let_late_ones_go();
+            for (slot, since) in std::mem::take(&mut self.refused) {
+                self.begin(slot, since);
+            }
         }
         Ok(())
     }
@@ -140,7 +167,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Begins with a call, or has it wait.
-    fn begin(&mut self, slot: u32) {
+    fn begin(&mut self, slot: u32, since: Instant) {
         let n = self.shared.table.slot(slot).call();
         let groups = |call: &Call| call.op == Op::Groups;
         let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
@@ -148,6 +175,11 @@ impl<'a> Worker<'a> {
         let Some(call) = call.filter(|_| n.arch != calls::ARM.audit) else {
             return self.answer(slot, Answer::Continue);
         };
+        if self.held.get(&n.tid).is_some_and(|held| held.at == At::PutBack) {
+            // It asks anew, or asks again for the call that it is in. It is to get back what was replaced before it makes
+            // that call once more.
+            return self.answer(slot, Answer::Restart);
+        }
         if self.held.contains_key(&n.tid) || (groups(&call) && self.array.is_some()) {
             return self.waiting.push_back(slot);
         }
@@ -163,6 +195,9 @@ impl<'a> Worker<'a> {
         if ptrace::seize(n.tid).is_err() {
             // A dying thread says EPERM as well.
             if valid() {
+                if since.elapsed() < PATIENCE && self.is_about_to_be_let_go(n.tid) {
+                    return self.refused.push((slot, since));
+                }
                 self.tell_of_tracer(n.tid);
             }
             return self.answer(slot, Answer::Errno(libc::EINVAL));
@@ -180,12 +215,59 @@ impl<'a> Worker<'a> {
         self.held.insert(n.tid, Held { slot, n, plan, at, since: Instant::now() });
     }
 
+    /// Begins with a thread that a dead worker has left in its call.
+    fn begin_to_put_back(&mut self, slot: u32) {
+        let (n, folded) = (self.shared.table.slot(slot).call(), self.shared.table.slot(slot).folded());
+        let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
+        let plan = match (call.map(|call| call.op), self.undo().noted()) {
+            (Some(Op::Groups), Some((tid, address, theirs, ours))) if tid == n.tid => {
+                self.array = Some(tid);
+                Plan::Array { address, theirs, ours }
+            }
+            (Some(Op::Groups), _) => Plan::LetThrough,
+            _ => Plan::Arguments(folded),
+        };
+        let held = Held { slot, n, plan, at: At::PutBack, since: Instant::now() };
+        match ptrace::seize(n.tid).and_then(|()| ptrace::interrupt(n.tid)) {
+            Ok(()) => drop(self.held.insert(n.tid, held)),
+            // It is gone.
+            Err(_) => self.end(held, 0),
+        }
+    }
+
+    /// Puts back what a dead worker has replaced, as far as the thread has not gone on from there.
+    fn put_back(&self, held: &Held) -> io::Result<()> {
+        let n = &held.n;
+        match &held.plan {
+            Plan::Arguments(folded) => {
+                let mut regs = Registers::read(n.tid)?;
+                if regs.are_of(is_old(n), n.ip, *folded) {
+                    regs.set_arguments(is_old(n), *folded, n.args);
+                    regs.write(n.tid)?;
+                }
+                Ok(())
+            }
+            Plan::Array { address, theirs, ours } => {
+                let mut now = vec![0; ours.len()];
+                process::read_memory(n.tid, *address, &mut now)?;
+                if now != *ours {
+                    return Ok(());
+                }
+                Thread::open(&self.proc, n.tid).memory()?.write_all_at(theirs, *address)
+            }
+            Plan::LetThrough | Plan::Refuse(_) => Ok(()),
+        }
+    }
+
     /// A thread has stopped, or is gone.
     fn went_on(&mut self, tid: u32, stop: Stop) {
         let Some(mut held) = self.held.remove(&tid) else {
             // It was let go before, and has died meanwhile.
             return;
         };
+        if held.at == At::PutBack && stop != Stop::Gone {
+            let _ = self.put_back(&held);
+        }
         match (held.at, stop) {
             (At::Stop, Stop::Trap) if self.to_entry(&held).is_ok() => {
                 held.at = At::Entry;
@@ -291,7 +373,7 @@ impl<'a> Worker<'a> {
         self.shared.table.done(self.owner.worker.into()).fetch_add(1, Ordering::Relaxed);
         for _ in 0..self.waiting.len() {
             let Some(slot) = self.waiting.pop_front() else { break };
-            self.begin(slot);
+            self.begin(slot, Instant::now());
         }
     }
 
@@ -303,7 +385,9 @@ impl<'a> Worker<'a> {
             held.since = Instant::now();
             // Inside its call it is not to be disturbed: that takes as long as it takes.
             let there = match held.at {
-                At::Exit => Thread::open(&self.proc, *tid).read(c"status").is_ok_and(|status| is_ours(&status)),
+                At::Exit | At::PutBack => {
+                    Thread::open(&self.proc, *tid).read(c"status").is_ok_and(|status| is_ours(&status))
+                }
                 _ => ptrace::interrupt(*tid).is_ok(),
             };
             if held.at == At::Entry {
@@ -338,6 +422,17 @@ impl<'a> Worker<'a> {
                 let name = Thread::open(&self.proc, n.tid).read(c"comm").unwrap_or_default();
                 self.shared.tell(name.trim_end(), kind, id);
             }
+        }
+    }
+
+    /// Whether a thread has no tracer, or one of ours: then it is one that is about to be gone, and has closed its files
+    /// (which is how its end is seen) but not yet let go.
+    fn is_about_to_be_let_go(&self, tid: u32) -> bool {
+        let status = Thread::open(&self.proc, tid).read(c"status").unwrap_or_default();
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap_or_default().trim();
+        match std::fs::read_link(format!("/proc/{tracer}/exe")) {
+            Ok(exe) => std::fs::read_link("/proc/self/exe").is_ok_and(|own| own == exe),
+            Err(_) => true,
         }
     }
 

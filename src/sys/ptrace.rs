@@ -216,6 +216,10 @@ fn transfer(direction: Direction, tid: u32, regs: &mut libc::user_regs_struct) -
 
 #[cfg(target_arch = "x86_64")]
 impl Registers {
+    fn ip(&self) -> u64 {
+        self.0.rip
+    }
+
     /// The call's arguments. `old`: made the 32-bit way.
     fn places(&mut self, old: bool) -> [&mut u64; 6] {
         let r = &mut self.0;
@@ -245,6 +249,10 @@ impl Registers {
 
 #[cfg(target_arch = "aarch64")]
 impl Registers {
+    fn ip(&self) -> u64 {
+        self.0.pc
+    }
+
     /// The call's arguments; the same registers whichever way it was made.
     fn places(&mut self, _: bool) -> [&mut u64; 6] {
         let [a, b, c, d, e, f, ..] = &mut self.0.regs;
@@ -268,6 +276,11 @@ impl Registers {
 }
 
 impl Registers {
+    /// Whether the thread has made no step since a call at this place with these arguments.
+    pub fn are_of(&mut self, old: bool, ip: u64, arguments: [u64; 6]) -> bool {
+        self.ip() == ip && self.places(old).into_iter().zip(arguments).all(|(place, argument)| *place == argument)
+    }
+
     /// Replaces the arguments that differ between `from` and `to`.
     pub fn set_arguments(&mut self, old: bool, from: [u64; 6], to: [u64; 6]) {
         for (place, (from, to)) in self.places(old).into_iter().zip(from.into_iter().zip(to)) {

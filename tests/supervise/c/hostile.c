@@ -211,9 +211,9 @@ int vanish_main(int argc, char **argv)
     return 0;
 }
 
-static volatile int *tally; /* 0 folded, 1 ENOSYS, 2 wrong */
+static volatile int *tally; /* 0 folded, 1 ENOSYS, 2 wrong, 3 it is time to end */
 static char storm_file[64];
-static long long storm_end; /* 0: when nobody folds any more */
+static int storm_asked; /* to end when asked to; else when nobody folds any more */
 
 static void tell(const char *what, long ret, int known)
 {
@@ -231,8 +231,8 @@ static void *storm(void *argument)
 {
     unsigned state = 1 + (long)argument;
     keep_capabilities();
-    /* Goes on for a while after the end of those who fold, which is seen by ENOSYS; or until it is time to end. */
-    for (int after = 0; storm_end ? now_us() < storm_end : after < 20;) {
+    /* Goes on for a while after the end of those who fold, which is seen by ENOSYS; or until it is asked to end. */
+    for (int after = 0; storm_asked ? !tally[3] : after < 20;) {
         unsigned id = any_high_id(&state), group = high(id);
         long ret = raw3(SYS_chown, (unsigned long)storm_file, high(id), high(id));
         tell("chown", ret, 0);
@@ -246,8 +246,14 @@ static void *storm(void *argument)
     return NULL;
 }
 
-/* @storm FILE [SECONDS]: calls of all kinds from several processes until nobody folds them any more; or for some seconds,
- * from 50 threads in five mount namespaces. */
+static void end_storm(int sig)
+{
+    (void)sig;
+    tally[3] = 1;
+}
+
+/* @storm FILE [asked]: calls of all kinds from several processes until nobody folds them any more; or, from 50 threads in
+ * five mount namespaces, until SIGTERM. */
 int storm_main(int argc, char **argv)
 {
     pthread_t thread[10];
@@ -255,12 +261,14 @@ int storm_main(int argc, char **argv)
     snprintf(storm_file, sizeof storm_file, "%s", argv[1]);
     long processes = 3, threads = 2;
     if (argc == 3) {
-        storm_end = now_us() + atoi(argv[2]) * 1000000LL;
+        storm_asked = 1;
         processes = 5;
         threads = 10;
     }
     registers_may_change = 1;
     tally = shared_page();
+    if (storm_asked)
+        signal(SIGTERM, end_storm);
     puts("ready");
     fflush(stdout);
     for (long i = 0; i < processes; i++)
@@ -273,8 +281,8 @@ int storm_main(int argc, char **argv)
             fflush(stdout);
             _exit(0);
         }
-    for (int i = 0; i < processes; i++)
-        wait(NULL);
+    while (wait(NULL) > 0 || errno == EINTR)
+        ;
     printf("folded %d, refused %d, wrong %d\n", tally[0], tally[1], tally[2]);
     return tally[2] != 0;
 }
