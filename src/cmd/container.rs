@@ -6,12 +6,13 @@ use std::os::unix::fs::MetadataExt;
 
 use super::json::{Value, or_null, quote};
 use super::picture::{bars, paragraph, span};
-use super::source::{heading, pid, proc_map, put, read, shares_ours};
+use super::source::{heading, pid, proc_map, put, read};
 use crate::map::chain::bands;
 use crate::map::cut;
 use crate::map::idmap::{Extent, IdMap};
 use crate::map::ranges::Ranges;
 use crate::pod::policy::ANNOTATION;
+use crate::pod::presence::shares_ours;
 use crate::pod::rundir::is_plain_name;
 use crate::sys::file;
 

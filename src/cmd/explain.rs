@@ -3,12 +3,11 @@
 use lexopt::prelude::*;
 
 use super::json::or_null;
-use super::presence;
 use super::source::{self, Maps, Source, put};
 use crate::map::MAX_ID;
 use crate::map::pool::NodeIds;
 use crate::map::ranges::Ranges;
-use crate::pod::rundir;
+use crate::pod::{presence, rundir};
 
 /// What `explain --help` prints.
 pub const HELP: &str = "\
@@ -21,7 +20,8 @@ node's map has it, and its slot; which ids below 65536 share the slot; what
 happens at the unpacking of an image with files of it, to a pod that runs as
 it, to chown and setuid in a container, as far as plugin and supervise work on
 this node now. An id is claimed if the container runs as it, or its pod's
-annotation or the plugin's configuration names it.
+annotation or the plugin's configuration names it. supervise works if its
+server runs, and containerd is below it.
 
 Options:
       --pid PID   the node is the namespace that this process is in
@@ -37,6 +37,8 @@ Examples:
 
 /// More ids than this are a table: show --wrap prints it.
 const MOST: usize = 256;
+/// Debian's nobody and nogroup, which programs compare with what they see.
+const NOBODY: u32 = 65534;
 /// So many ids that share a slot are named.
 const NAMED: usize = 3;
 
@@ -138,8 +140,12 @@ impl Fact {
         if *sharers > named.len() {
             put(text, format_args!(" and {} more below 65536", sharers - named.len()));
         }
-        // Slot 0 is that of a node with one id: the plugin has no slot to give, and refuses.
-        let pod = if *slot > 0 { format!("pod runs as {id}") } else { "pod fails".to_owned() };
+        // Slot 0 is that of a node with one id, where the plugin has none to give: it refuses what supervise does not fold.
+        let pod = match (*slot, halves) {
+            (0, Some((_, Some(_)))) => "pod runs as 0".to_owned(),
+            (0, _) => "pod fails".to_owned(),
+            _ => format!("pod runs as {id}"),
+        };
         text.push_str("\n  ");
         match halves.map(|(plugin, supervise)| (plugin.is_some(), supervise.is_some())) {
             _ if *native => text.push_str("unpack, a pod's user, chown, setuid: done as it is, by the kernel"),
@@ -152,6 +158,9 @@ impl Fact {
             Some((true, true)) => put(text, format_args!("unpack, unclaimed chown and setuid as {slot}; a {pod}")),
         }
         text.push('\n');
+        if *id == NOBODY && !native && *slot > 0 {
+            text.push_str("  Debian's sshd and apt fail in pods that do not claim it: inject=always does\n");
+        }
     }
 
     /// As objects of the ids that things are done as, or null for an error; chown and setuid in a container that has
@@ -167,7 +176,7 @@ impl Fact {
         );
         let mut outcome = |name: &str, plugin: bool, supervise: bool| {
             let call = if *native { Some(*id) } else { supervise.then_some(*slot) };
-            let pod = if plugin && !native { (*slot > 0).then_some(*id) } else { call };
+            let pod = if plugin && !native && *slot > 0 { Some(*id) } else { call };
             let (pod, call) = (or_null(pod.map(u64::from)), or_null(call.map(u64::from)));
             put(
                 text,
@@ -281,6 +290,20 @@ id 2044  not in the node's map: slot 2043, 2937361531 outside
                 assert_eq!(text.lines().count(), 1 + 3 * facts.len());
             }
         }
+    }
+
+    #[test]
+    fn one_id_and_nobody() {
+        let one = facts_of("0 1000 1", "0 1000 1", &[65534]);
+        let last = |halves| text(&one, halves).lines().last().unwrap().to_owned();
+        assert_eq!(last(Some((Some(1), Some(2)))), "  unpack, unclaimed chown and setuid as 0; a pod runs as 0");
+        assert_eq!(last(None), "  supervise: unpack, chown, setuid as 0; plugin: pod fails");
+        assert!(json(&one, Some((Some(1), Some(2)))).contains("\"pod\":0,"));
+        assert!(json(&one, Some((Some(1), None))).contains("\"pod\":null,"));
+        let last = |map| text(&facts_of(map, map, &[65534]), None).lines().last().unwrap().to_owned();
+        let told = "  Debian's sshd and apt fail in pods that do not claim it: inject=always does";
+        assert_eq!(last("0 1000 2048"), told);
+        assert_ne!(last(NODE), told);
     }
 
     #[test]

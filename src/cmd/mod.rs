@@ -10,7 +10,6 @@ pub mod manifest;
 pub mod nest;
 pub mod picture;
 pub mod plan;
-pub mod presence;
 pub mod show;
 pub mod source;
 pub mod subid;

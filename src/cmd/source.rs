@@ -2,12 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
 
 use crate::map::cut;
 use crate::map::idmap::IdMap;
+use crate::pod::presence::shares_ours;
 
 /// More than any map that the kernel takes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -78,12 +78,6 @@ pub fn heading(kind: &str) -> &'static str {
 pub fn proc_map(process: &str, name: &str) -> Result<IdMap, String> {
     let path = format!("{process}/{name}");
     IdMap::parse(&read(&path, MAX_FILE)?).map_err(|e| format!("{path}: {e}"))
-}
-
-/// Whether a process, by its folder in /proc, is in our own namespace of this kind.
-pub fn shares_ours(process: &str, kind: &str) -> bool {
-    let namespace = |of: &str| -> Option<PathBuf> { fs::read_link(format!("{of}/ns/{kind}")).ok() };
-    namespace(process).is_some_and(|n| Some(n) == namespace("/proc/self"))
 }
 
 /// The text of a file of at most so many bytes.

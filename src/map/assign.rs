@@ -59,6 +59,13 @@ pub enum AssignError {
     TooLarge,
 }
 
+impl AssignError {
+    /// Whether another node, or another container's ids, would have the room.
+    pub fn is_want_of_room(self) -> bool {
+        matches!(self, AssignError::NoSlotLeft { .. } | AssignError::TooLarge)
+    }
+}
+
 impl fmt::Display for AssignError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

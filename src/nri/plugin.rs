@@ -16,6 +16,7 @@ use crate::map::pool::NodeId;
 use crate::pod::node::Node;
 use crate::pod::podfs::{self, PodFs};
 use crate::pod::policy::{self, Config, Decision, Runtime, Wanted};
+use crate::pod::presence;
 use crate::pod::rundir::{self, RunDir};
 use crate::pod::userns::{self, Maps};
 use crate::sys::ns::Home;
@@ -44,6 +45,8 @@ pub struct Plugin {
     /// Pods named so far by a Synchronize that comes in parts.
     known: HashSet<String>,
     ping_failed: bool,
+    /// The runtime's process, where it can be seen.
+    runtime: Option<u32>,
 }
 
 /// Where the configuration is, apart from what the runtime hands over.
@@ -86,7 +89,13 @@ impl Plugin {
             state: None,
             known: HashSet::new(),
             ping_failed: false,
+            runtime: None,
         }
+    }
+
+    /// A connection is there, and this is at its other end.
+    pub fn connected(&mut self, runtime: Option<u32>) {
+        self.runtime = runtime;
     }
 
     /// Waits until no other instance acts. Errors of the node show here, before a runtime is asked for.
@@ -259,8 +268,17 @@ impl Plugin {
             others: &gids,
             optional: &[&wanted.annotated.gids, &config.claim_gids],
         };
-        let uid = assign(&node.uids, &uid).map_err(|e| refusal(format!("user ids: {e}")))?;
-        let gid = assign(&node.gids, &gid).map_err(|e| refusal(format!("group ids: {e}")))?;
+        let uid = assign(&node.uids, &uid).map_err(|e| (e, format!("user ids: {e}")));
+        let gid = assign(&node.gids, &gid).map_err(|e| (e, format!("group ids: {e}")));
+        let (uid, gid) = match uid.and_then(|uid| Ok((uid, gid?))) {
+            Ok(both) => both,
+            Err((e, why)) if e.is_want_of_room() && !wanted.refuse_collisions && self.folds() => {
+                let who = subject(&request.pod, &request.container.name);
+                self.journal.about(Level::Warning, &who, format_args!("left alone, and folded by supervise: {why}"));
+                return Ok(CreateContainerResponse::default());
+            }
+            Err((_, why)) => return Err(refusal(why)),
+        };
         let collision = uid.collisions.first().map(|c| ("uid", c)).or(gid.collisions.first().map(|c| ("gid", c)));
         if let (true, Some((kind, c))) = (wanted.refuse_collisions, collision) {
             return Err(refusal(format!("collisions=refuse, and {}", adjust::describe(kind, c))));
@@ -325,6 +343,12 @@ impl Plugin {
             }
             Err(_) => {}
         }
+    }
+
+    /// Whether a container that the runtime starts is folded: the runtime is below supervise, or this process is, which a
+    /// runtime has launched.
+    fn folds(&self) -> bool {
+        self.runtime.is_some_and(presence::is_supervised) || presence::is_folded()
     }
 
     /// Whether this is the instance that acts; a standby tries to become it.

@@ -15,6 +15,7 @@ use super::proto::nri::{
 use super::proto::ttrpc::{Request, Response};
 use super::ttrpc::{self, Code, Failure, Frame, MAX_BODY};
 use crate::journal::Level;
+use crate::sys::socket;
 
 const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
@@ -59,6 +60,7 @@ impl fmt::Display for Error {
 
 /// Serves one connection until the runtime closes it or says Shutdown.
 pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Result<(), Error> {
+    plugin.connected(socket::peer(&socket));
     let mut session = Session {
         trunk: Trunk::new(socket).map_err(Error::Trunk)?,
         plugin,

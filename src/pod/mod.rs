@@ -3,6 +3,7 @@
 pub mod node;
 pub mod podfs;
 pub mod policy;
+pub mod presence;
 pub mod rundir;
 pub mod userns;
 

@@ -29,6 +29,18 @@ pub fn inherited(fd: RawFd) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
+/// Who was at the other end when the connection was made (SO_PEERCRED): a process, if this pid namespace has it.
+pub fn peer(socket: &UnixStream) -> Option<u32> {
+    let mut who = MaybeUninit::<libc::ucred>::uninit();
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, into) = (socket.as_raw_fd(), who.as_mut_ptr().cast());
+    // SAFETY: `socket` is open; `into` has room for the ucred whose size is given.
+    cerr(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &raw mut size) }.into()).ok()?;
+    // SAFETY: getsockopt succeeded, and has filled the whole of it.
+    let pid = unsafe { who.assume_init() }.pid;
+    u32::try_from(pid).ok().filter(|pid| *pid > 0)
+}
+
 /// Whether a write would be taken right now, at least PIPE_BUF bytes of it where this is a pipe.
 pub fn can_write(fd: BorrowedFd) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
@@ -45,4 +57,15 @@ pub fn set_low_water(socket: &UnixStream, bytes: usize) -> io::Result<()> {
     // SAFETY: `socket` is open; `value` points to an int of ours, whose size is given, and is only read.
     let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, size) };
     cerr(set.into()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_end_is_known() {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        assert_eq!(peer(&socket), Some(std::process::id()));
+    }
 }

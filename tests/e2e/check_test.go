@@ -80,7 +80,7 @@ func (s *site) check(t *testing.T) checked {
 			}
 		}
 	}
-	equal(t, "names", strings.Join(names, " "), "ids root sandboxes kernel containerd plugin runtime others journald cgroup")
+	equal(t, "names", strings.Join(names, " "), "ids root sandboxes kernel containerd kubelet plugin runtime others journald cgroup")
 	equal(t, "the worst state", c.State, map[int]string{0: "ok", 1: "warning", 2: "problem"}[worst])
 	for line := range strings.Lines(text) {
 		if len(line) > 81 {
@@ -201,15 +201,50 @@ func TestCheckRemedy(t *testing.T) {
 func TestCheckPlainMap(t *testing.T) {
 	s := equippedSite(t, plain)
 	c := s.check(t)
-	c.states(t, s, map[string]string{"sandboxes": "warning"})
+	c.states(t, s, map[string]string{"ids": "warning", "sandboxes": "problem"})
 	_, remedy := c.found(t, "sandboxes")
-	equal(t, "remedy", remedy, "podman run --uidmap 0:0:2044 --uidmap 65532:2044:4 --gidmap 0:0:2044 --gidmap 65532:2044:4 IMAGE  # on the host")
+	first, rest, _ := strings.Cut(remedy, "\n")
+	equal(t, "remedy", first, "podman run --uidmap 0:0:2044 --uidmap 65532:2044:4 --gidmap 0:0:2044 --gidmap 65532:2044:4 IMAGE  # on the host")
+	contains(t, "the rest of it", rest, `ENTRYPOINT ["uid-nri-plugin", "node", "--"`)
+}
+
+// The one line that gives 65534 to containers, whatever the configuration has.
+func TestCheckNobody(t *testing.T) {
+	s := ownSite(t, plain, options{plugin: true})
+	group := func(pod string) string {
+		r := start(t, s.pod(t, lab.Pod{Name: pod}), lab.Container{Image: tools})
+		return sh(t, r, "touch /tmp/f; chown 65534:65534 /tmp/f 2>/dev/null; stat -c %u:%g /tmp/f")
+	}
+	equal(t, "the control", group("control"), "0:0")
+	for _, elsewhere := range []string{"uid-nri-plugin", "systemctl"} {
+		must(t, s.WriteFile("/opt/stub/"+elsewhere, []byte("#!/bin/sh\n"), 0o755))
+	}
+	for name, config := range map[string]string{"none": "", "set": "\tinject = needed # as ever\nlog-level = debug\n"} {
+		if config != "" {
+			must(t, s.WriteFile(lab.PluginConfig, []byte(config), 0o644))
+		}
+		c := s.check(t)
+		c.states(t, s, map[string]string{"ids": "warning", "sandboxes": "problem"})
+		found, remedy := c.found(t, "ids")
+		contains(t, "ids", found, "65534 is missing: in pods, Debian's sshd")
+		contains(t, "remedy", remedy, "inject = all")
+		_, err := s.Run("sh", "-c", "PATH=/opt/stub:$PATH\n"+remedy)
+		must(t, err)
+		must(t, s.RestartContainerd())
+		c = s.check(t)
+		c.states(t, s, map[string]string{"sandboxes": "problem"})
+		found, _ = c.found(t, "ids")
+		contains(t, "ids", found, "inject = all gives it to containers")
+		equal(t, name, group(name), "65534:65534")
+		must(t, s.WriteFile(lab.PluginConfig, nil, 0o644))
+		must(t, s.RestartContainerd())
+	}
 }
 
 func TestCheckSupervised(t *testing.T) {
 	s := ready(t)(bothStock())
 	c := s.check(t)
-	c.states(t, s, nil)
+	c.states(t, s, map[string]string{"ids": "warning"})
 	found, _ := c.found(t, "containerd")
 	contains(t, "containerd", found, "under supervise")
 	found, _ = c.found(t, "sandboxes")
@@ -220,9 +255,105 @@ func TestCheckSupervised(t *testing.T) {
 	must(t, err)
 	contains(t, "under supervise", out, "ok       others ")
 
+	// As node has it: the plugin is no program of containerd's, and has no filter.
+	apart := ownSite(t, careful, options{supervise: true})
+	_, err = apart.StartDaemon("external", lab.Supervisor)
+	must(t, err)
+	apart.registered(t, 1)
+	c = apart.check(t)
+	c.states(t, apart, nil)
+	found, _ = c.found(t, "plugin")
+	contains(t, "plugin", found, "none in /opt/nri/plugins, and none needed there; pid ")
+
 	alone := ready(t)(foldedStock())
 	c = alone.check(t)
-	c.states(t, alone, map[string]string{"plugin": "warning"})
+	c.states(t, alone, map[string]string{"ids": "warning", "plugin": "warning"})
+}
+
+// A process called kubelet is all that check looks for; what it judges is whether its calls are folded.
+func TestCheckKubelet(t *testing.T) {
+	s := ownSite(t, careful, options{plugin: true})
+	found, _ := s.check(t).found(t, "kubelet")
+	equal(t, "without one", found, "none runs here")
+	const kubelet = "/opt/tests/kubelet"
+	must(t, s.CopyIn("/usr/bin/sleep", kubelet))
+	prepare := ""
+	run := func(want, state string, argv ...string) (remedy string) {
+		t.Helper()
+		d, err := s.StartDaemon("kubelet", append(argv, kubelet, "60")...)
+		must(t, err)
+		must(t, lab.Await(5*time.Second, "a process of that name", func() bool {
+			_, err := s.Run("sh", "-c", "grep -qx kubelet /proc/[0-9]*/comm")
+			return err == nil
+		}))
+		_, err = s.Run("sh", "-c", prepare)
+		must(t, err)
+		c := s.check(t)
+		c.states(t, s, map[string]string{"kubelet": state})
+		found, remedy := c.found(t, "kubelet")
+		contains(t, strings.Join(argv, " "), found, want)
+		_, err = s.Run("sh", "-c", "grep -lx kubelet /proc/[0-9]*/comm | cut -d/ -f3 | xargs kill -9")
+		must(t, err)
+		_, err = d.Wait(5 * time.Second)
+		must(t, err)
+		return remedy
+	}
+	remedy := run("not under supervise: pods with an unmapped runAsUser and a service account token do not start", "problem", "env")
+	run("; under supervise", "ok", checkProgram, "supervise", "--")
+	// Not root's, or another node's.
+	for _, other := range []string{"setpriv --reuid 1000 --regid 1000 --clear-groups", "unshare -m", "unshare -p -f"} {
+		run("none runs here", "ok", strings.Fields(other)...)
+	}
+	// A filter without its server folds nothing, and a server that is not root's is none.
+	must(t, s.CopyIn("/usr/bin/sleep", "/opt/tests/uid-supervise"))
+	impostor, err := s.StartDaemon("impostor", "setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "/opt/tests/uid-supervise", "60")
+	must(t, err)
+	prepare = "kill -9 $(pgrep -u 0 '^uid-(keeper|supervise|fold)$'); sleep 0.2; [ \"$(pgrep -c '^uid-(keeper|supervise|fold)$')\" = 1 ]"
+	run("not under supervise", "problem", checkProgram, "supervise", "--")
+	prepare = ""
+	must(t, impostor.Stop())
+
+	// The drop-in wraps whatever the unit runs.
+	must(t, s.WriteFile("/opt/tests/systemctl", []byte(`#!/bin/sh
+case $1 in
+cat) printf '[Service]\nExecStart=/bin/false\n# 10-kubeadm.conf\nExecStart=\nExecStart=/usr/bin/kubelet --a=b $KUBELET_ARGS "c  d"\n' ;;
+*) echo "$@" ;;
+esac
+`), 0o755))
+	out, err := s.Run("sh", "-c", "PATH=/opt/tests:$PATH; "+remedy)
+	must(t, err)
+	equal(t, "systemctl", out, "daemon-reload\nrestart kubelet\n")
+	equal(t, "the drop-in", s.ReadFile("/etc/systemd/system/kubelet.service.d/20-supervise.conf"),
+		"[Service]\nExecStart=\nExecStart="+checkProgram+` supervise -- /usr/bin/kubelet --a=b $KUBELET_ARGS "c  d"`+"\n")
+}
+
+// Usernetes keeps /opt on a volume, which the image fills once.
+func TestCheckVolume(t *testing.T) {
+	s := ownSite(t, careful, options{})
+	found, remedy := s.check(t).found(t, "plugin")
+	equal(t, "the control", found, "not in /opt/nri/plugins")
+	if strings.Contains(remedy, "volume") {
+		t.Errorf("there is no volume: %s", remedy)
+	}
+	_, err := s.Run("mount", "--rbind", "/opt", "/opt")
+	must(t, err)
+	c := s.check(t)
+	c.states(t, s, map[string]string{"plugin": "problem"})
+	found, remedy = c.found(t, "plugin")
+	contains(t, "plugin", found, "; /opt is a volume")
+	contains(t, "remedy", remedy, `ENTRYPOINT ["uid-nri-plugin", "node", "--"`)
+	_, err = s.Run("sh", "-c", strings.ReplaceAll(remedy, "systemctl restart containerd", ""))
+	must(t, err)
+	must(t, s.RestartContainerd())
+	s.check(t).states(t, s, nil)
+
+	// An old copy in the volume.
+	_, err = s.Run("sh", "-c", "cp "+lab.PluginFile+" /opt/tests/old && echo >>/opt/tests/old && mv /opt/tests/old "+lab.PluginFile)
+	must(t, err)
+	c = s.check(t)
+	c.states(t, s, map[string]string{"plugin": "warning"})
+	found, _ = c.found(t, "plugin")
+	contains(t, "an old copy", found, lab.PluginFile+" is of another version than this program, "+checkProgram+"; /opt is a volume")
 }
 
 func TestCheckOlderContainerd(t *testing.T) {
@@ -300,7 +431,7 @@ func TestCheckConfiguration(t *testing.T) {
 	must(t, s.WriteFile("/opt/nri/plugins/other", []byte("#!/bin/sh\n"), 0o755))
 	must(t, s.StopContainerd())
 	c = s.check(t)
-	c.states(t, s, map[string]string{"others": "problem", "containerd": "warning"})
+	c.states(t, s, map[string]string{"others": "problem", "containerd": "problem"})
 	found, _ = c.found(t, "containerd")
 	contains(t, "containerd", found, "does not run")
 	must(t, s.WriteFile("/etc/containerd/config.toml", []byte("\xff\x00[[[\"'''\n=\n"), 0o644))
@@ -380,7 +511,7 @@ func TestCheckSingleId(t *testing.T) {
 	one := layout{name: "single", uids: lab.Single, pool: 1, pause: lab.Image{Name: pauseAsRoot, Cmd: forever}}
 	s := ownSite(t, one, options{plugin: true})
 	c := s.check(t)
-	c.states(t, s, map[string]string{"ids": "problem", "sandboxes": "warning"})
+	c.states(t, s, map[string]string{"ids": "problem", "sandboxes": "problem"})
 	found, remedy := c.found(t, "sandboxes")
 	contains(t, "sandboxes", found, "no pod starts")
 	contains(t, "remedy", remedy, "uid-nri-plugin plan")

@@ -29,6 +29,7 @@ var (
 	debianBare    = debianSite("debian-bare", plain, options{plugin: true}) // which does nothing unless asked
 	debianFolded  = debianSite("debian-folded", stock, options{supervise: true, plugin: true})
 	debianCareful = debianSite("debian-careful", careful, options{supervise: true})
+	debianAll     = debianSite("debian-all", stock, options{supervise: true, plugin: true, config: "inject = all\n"})
 )
 
 // debianIn starts a Debian that has its home below /tmp.
@@ -104,6 +105,9 @@ func TestSupervisedApt(t *testing.T) {
 		{"supervisor, 65534 in the map", "exit 0", debianCareful, lab.Pod{}},
 		{"supervisor, 65534 claimed", "exit 0", debianFolded, annotated("claim-uids=65534 claim-gids=65534")},
 		{"65534 claimed", "exit 0", debianBare, annotated("claim-uids=65534 claim-gids=65534")},
+		{"inject=always", "exit 0", debianBare, annotated("inject=always")},
+		{"supervisor, inject=always", "exit 0", debianFolded, annotated("inject=always")},
+		{"supervisor, inject = all", "exit 0", debianAll, lab.Pod{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := debianIn(t, c.site, c.pod)

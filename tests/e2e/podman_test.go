@@ -175,3 +175,27 @@ func TestPodmanPlainNode(t *testing.T) {
 	}
 	s.notUnpacked(t, withFiles("unplanned", lab.Owned{Uid: 65532, Gid: 65532}))
 }
+
+// An image with files of ids that the user lacks, such as the group nogroup: what "plan" says of it.
+func TestPodmanUnpacksUnderSupervise(t *testing.T) {
+	a := newAccount(t, podName(t))
+	archive, err := lab.Image{Name: nogroup, Cmd: forever, Owns: []lab.Owned{{Path: "var/lib/nfs/sm", Uid: 101, Gid: 65534}}}.Archive()
+	must(t, err)
+	if out, err := a.Run(bytes.NewReader(archive), "podman", "load"); err == nil {
+		t.Errorf("it was unpacked without supervise: %s", out)
+	} else {
+		contains(t, "the error", err.Error(), "insufficient UIDs or GIDs")
+	}
+	plan, err := a.Run(nil, "uid-nri-plugin", "plan")
+	must(t, err)
+	const said = "podman unshare uid-nri-plugin supervise -- podman"
+	contains(t, "plan", plan, said+" pull IMAGE")
+	_, err = a.Run(bytes.NewReader(archive), append(strings.Fields(said), "load")...)
+	must(t, err)
+	out, err := a.Run(nil, "podman", "run", "--rm", nogroup, "stat", "-c", "%u:%g", "/var/lib/nfs/sm")
+	must(t, err)
+	// 65534 is 2047 in the namespace of 2049 ids.
+	equal(t, "the owner", strings.TrimSpace(out), fmt.Sprintf("101:%d", layout{pool: 2049}.place(65534)))
+}
+
+const nogroup = "localhost/nogroup:test"

@@ -169,7 +169,7 @@ func TestExplain(t *testing.T) {
 				return "process " + strings.TrimSpace(out)
 			}
 			plugin := pid(c.plugin, "plugin", "-f", "uid-mapper$")
-			supervise := pid(c.supervise, "supervise", "-f", "uid-nri-plugin supervise")
+			supervise := pid(c.supervise, "supervise", "-x", "uid-supervise")
 			out := c.s.told(t, "explain", "10001")
 			var outside int
 			fmt.Sscan(strings.Fields(c.s.ReadFile("/proc/1/uid_map"))[1], &outside)

@@ -6,6 +6,8 @@ package nri
 
 import (
 	"encoding/json"
+	"errors"
+	"strings"
 	"testing"
 
 	"uid-nri-plugin/tests/nri/internal/engine"
@@ -43,4 +45,41 @@ func TestUsersThatNoNamespaceCanHoldAreRefused(t *testing.T) {
 
 	user := engine.User{UID: 10001, GID: 10001}
 	namespaceOf(t, pod, create(t, e, pod, engine.NewContainer(pod, "c", user, nil)))
+}
+
+// What supervise folds runs without a namespace; a pod that refuses collisions is told so all the same.
+func TestUsersThatNoNamespaceCanHoldAreLeftToSupervise(t *testing.T) {
+	fixture(t)
+	book := journal(t)
+	e := listen(t, engine.Config{})
+	var many engine.User
+	for i := range uint32(400) {
+		many.GIDs = append(many.GIDs, 3000000001+4*i)
+	}
+	const tooMany = "group ids: the id map would be over the kernel's 340 lines or 4095 bytes"
+	pod := engine.NewPod("many", nil)
+	ctr := engine.NewContainer(pod, "c", many, nil)
+
+	control := startExternal(t, "--socket", e.Socket())
+	connected(t, e, 1)
+	wantRefusal(t, e, pod, ctr, tooMany)
+	control.kill()
+
+	startExternal(t, "supervise", "--", plugin, "--socket", e.Socket())
+	connected(t, e, 2)
+	create(t, e, pod, ctr)
+	wantUntouched(t, e)
+	wantNoState(t)
+	eventually(t, "a warning", func() error {
+		for _, entry := range book.all() {
+			if strings.Contains(entry, "left alone, and folded by supervise: "+tooMany) && strings.Contains(entry, "PRIORITY=4") {
+				return nil
+			}
+		}
+		return errors.New("nothing of it is in the log")
+	})
+	strict := engine.NewPod("strict", map[string]string{engine.AnnotationKey: "collisions=refuse"})
+	wantRefusal(t, e, strict, engine.NewContainer(strict, "c", many, nil), tooMany)
+	nobody := engine.NewContainer(pod, "nobody", engine.User{UID: 4294967295}, nil)
+	wantRefusal(t, e, pod, nobody, "4294967295")
 }

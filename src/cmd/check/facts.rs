@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 
-use super::super::presence;
+use super::config;
 use super::kernel::Kernel;
-use super::programs::{self, Containerd, Kind, Plugin};
+use super::programs::{self, Containerd, Kind, Kubelet, Plugin};
 use crate::map::assign::{Wants, assign};
 use crate::map::pool::NodeIds;
-use crate::pod::{node::Node, rundir, userns};
+use crate::pod::{node::Node, presence, rundir, userns};
 use crate::sys::file;
 
 /// `statfs` magic of cgroup v2 (`linux/magic.h`).
@@ -37,12 +37,18 @@ pub struct Facts {
     pub pinned: u64,
     /// What the kernel can do.
     pub kernel: Kernel,
-    /// This process itself runs below `supervise`.
+    /// The calls of this process itself are folded.
     pub supervised: bool,
     /// The container runtime.
     pub containerd: Containerd,
-    /// What is in its plugin folder.
+    /// kubelet, if it runs.
+    pub kubelet: Option<Kubelet>,
+    /// Where file systems are mounted.
+    pub mounts: Vec<String>,
+    /// What is in containerd's plugin folder.
     pub plugins: Vec<Plugin>,
+    /// The plugin's own configuration: where it is, and its text.
+    pub drop_in: (String, String),
     /// Ours in the folder of NRI 0.1.
     pub old_plugin: Option<String>,
     /// NRI's socket is there.
@@ -99,6 +105,7 @@ impl Facts {
         let status = programs::read("/proc/self/status", 16 << 10);
         let capabilities = presence::field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
         let containerd = Containerd::gather();
+        let plugins = programs::plugins(folder(&containerd));
         let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
         Facts {
             plain: node.as_ref().is_ok_and(|n| n.uids.ids().iter().count() == 1 && n.uids == n.gids),
@@ -110,8 +117,11 @@ impl Facts {
             limits: Limits::gather(),
             pinned: count_pinned(rundir::PATH),
             kernel: Kernel::gather(None),
-            supervised: presence::above(std::process::id()).is_some(),
-            plugins: programs::plugins(folder(&containerd)),
+            supervised: presence::we_are_supervised(),
+            kubelet: Kubelet::gather(),
+            mounts: mount_points(&programs::read("/proc/self/mountinfo", 16 << 20)),
+            drop_in: drop_in(&plugins),
+            plugins,
             old_plugin: programs::plugins(OLD_FOLDER).into_iter().find(|p| p.kind != Kind::Foreign).map(|p| p.name),
             nri_socket: fs::exists(socket).unwrap_or(false),
             acting: rundir::acting(rundir::PATH),
@@ -123,10 +133,32 @@ impl Facts {
         }
     }
 
+    /// Where the file system is mounted that has this path, if that is not the root's.
+    pub fn volume(&self, path: &str) -> Option<&str> {
+        let is_above =
+            |at: &str| at != "/" && path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.mounts.iter().map(String::as_str).filter(|at| is_above(at)).max_by_key(|at| at.len())
+    }
+
     /// Whether every id that an image may use is in the node's map.
     pub fn needs_nothing(&self) -> bool {
         self.ids.as_ref().is_ok_and(|(uids, gids)| uids.covers_16_bits() && gids.covers_16_bits())
     }
+}
+
+/// The fifth column of `/proc/PID/mountinfo`.
+fn mount_points(mountinfo: &str) -> Vec<String> {
+    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect()
+}
+
+/// The plugin's configuration: of the two files of its name the one that is there.
+fn drop_in(plugins: &[Plugin]) -> (String, String) {
+    let ours = plugins.iter().find(|p| p.kind != Kind::Foreign && p.is_named());
+    let name = ours.map_or("00-uid-mapper", |p| &p.name);
+    let [path, other] = [name, &name[3..]].map(|name| format!("/etc/nri/conf.d/{name}.conf"));
+    let path = if fs::exists(&path).unwrap_or(false) || !fs::exists(&other).unwrap_or(false) { path } else { other };
+    let text = programs::read(&path, config::MAX_BYTES);
+    (path, text)
 }
 
 /// Where NRI 0.1 had its plugins.
@@ -163,6 +195,13 @@ pub fn controllers() -> Option<String> {
 mod tests {
     use super::*;
     use crate::pod::rundir::tests::Scratch;
+
+    #[test]
+    fn mounts_are_listed() {
+        let text =
+            "22 1 0:20 / / rw - overlay overlay rw\n31 22 8:1 /v/_data /opt rw shared:1 - ext4 /dev/sda1 rw\nx\n";
+        assert_eq!(mount_points(text), ["/", "/opt"]);
+    }
 
     #[test]
     fn namespaces_of_pods_are_counted() {

@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use super::super::presence::{self, field};
 use super::super::subid;
 use super::facts::{Limits, controllers};
 use super::kernel::{Kernel, errno_text};
 use super::node::judge_controllers;
 use super::programs::{find, read};
 use super::{Finding, shell};
+use crate::pod::presence::{self, field};
 use crate::sys::probe;
 
 /// What is so.
@@ -74,7 +74,7 @@ impl Facts {
             tools: ["newuidmap", "newgidmap"].map(Tool::gather),
             limits: Limits::gather(),
             kernel: Kernel::gather(Some((uid, gid))),
-            supervised: presence::above(std::process::id()).is_some(),
+            supervised: presence::we_are_supervised(),
             cgroup2: root.is_some(),
             controllers: delegated.map(|list| list.trim().to_owned()),
             fuse: File::options().read(true).write(true).open("/dev/fuse").is_ok(),

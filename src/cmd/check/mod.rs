@@ -1,4 +1,4 @@
-//! `check`: can this node, or this account, do it? Ten findings, each with its remedy.
+//! `check`: can this node, or this account, do it? Findings, each with its remedy.
 
 mod config;
 mod facts;
@@ -28,9 +28,10 @@ Options:
   -h, --help     print this
 
 In a node: ids (its maps and pools), root (its rights, user namespaces),
-sandboxes (the pause image's id), kernel, containerd, plugin, runtime (runc or
-crun), others (what is in the way), journald, cgroup. On a host: ids (subuid,
-subgid), newuidmap, namespaces, kernel, others, cgroup, fuse, engine.
+sandboxes (the pause image's id), kernel, containerd, kubelet (is it under
+supervise), plugin, runtime (runc or crun), others (what is in the way),
+journald, cgroup. On a host: ids (subuid, subgid), newuidmap, namespaces,
+kernel, others, cgroup, fuse, engine.
 
 Where containerd runs under supervise, a pod whose own seccomp profile
 notifies does not start (EBUSY): the kernel allows one listener.
@@ -40,7 +41,8 @@ Examples:
   podman exec node uid-nri-plugin check
   uid-nri-plugin check --json | jq -r '.checks[].remedy // empty'
 
-Exit status: 0 all is ok, 1 there are warnings, 2 there are problems.
+Exit status: 0 all is ok, 1 there are warnings, 2 there are problems. What
+keeps every pod from starting is a problem.
 ";
 
 /// What was asked.

@@ -1,15 +1,23 @@
-//! The ten findings about a node, from inside it.
+//! The findings about a node, from inside it.
 
 use super::facts::{Facts, OLD_FOLDER, SPARE, folder};
 use super::kernel::errno_text;
 use super::programs::Kind;
-use super::{Finding, shell};
+use super::{Finding, State, shell};
 use crate::map::cut;
 use crate::map::pool::NodeIds;
 use crate::pod::policy;
 
 /// What the stock pause image runs as, user and group.
 const PAUSE: u32 = 65535;
+/// Debian's nobody and nogroup.
+const NOBODY: u32 = 65534;
+/// What supervises a whole node, and lies outside the volumes that a node keeps.
+const NODE: [&str; 3] = [
+    "# in the node's Dockerfile:",
+    "# COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/",
+    "# ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... as it was]",
+];
 
 /// Gathers and judges.
 pub fn check() -> Vec<Finding> {
@@ -17,9 +25,9 @@ pub fn check() -> Vec<Finding> {
     findings(Box::leak(Box::new(Facts::gather())))
 }
 
-/// The ten.
+/// All of them.
 fn findings(facts: &Facts) -> Vec<Finding> {
-    [ids, root, sandboxes, kernel, containerd, plugin, runtime, others, journald, cgroup]
+    [ids, root, sandboxes, kernel, containerd, kubelet, plugin, runtime, others, journald, cgroup]
         .iter()
         .map(|judge| judge(facts))
         .collect()
@@ -38,17 +46,45 @@ fn ids(facts: &Facts) -> Finding {
                 () if uids == gids => f.note(&text(uids)),
                 () => f.note(&format!("uids {}; gids {}", text(uids), text(gids))),
             }
-            if facts.needs_nothing() {
-                f.note("nothing is needed");
-            }
             match (uids.pool().min(gids.pool()), facts.containerd.supervised) {
                 (1, false) => f.problem("nobody but root has a slot", &[GET_IDS]),
                 (1, true) => f.warn("every other id is folded to root", &[GET_IDS]),
-                _ => {}
+                _ if facts.needs_nothing() => f.note("nothing is needed"),
+                _ if uids.contains(NOBODY) && gids.contains(NOBODY) => {}
+                _ => judge_nobody(&mut f, facts),
             }
         }
     }
     f
+}
+
+/// The node lacks an id that programs of Debian's compare with what they see.
+fn judge_nobody(f: &mut Finding, facts: &Facts) {
+    let (path, text) = &facts.drop_in;
+    let config = policy::Config::parse(text).unwrap_or_default();
+    let claimed = config.claim_uids.contains(NOBODY) && config.claim_gids.contains(NOBODY);
+    let all = config.inject == policy::Inject::All;
+    if all && claimed && facts.acting.is_some() {
+        return f.note("65534 is missing, but inject = all gives it to containers");
+    }
+    let path = shell(path);
+    let is_set = text.lines().any(|line| line.split_once('=').is_some_and(|(key, _)| key.trim() == "inject"));
+    let set = match (claimed, is_set) {
+        (false, _) => "# set inject = all, and add 65534 to claim-uids and claim-gids".to_owned(),
+        (true, true) => format!("sed -i 's/^\\s*inject\\s*=.*/inject = all/' {path}"),
+        (true, false) => format!("mkdir -p /etc/nri/conf.d; echo 'inject = all' >>{path}"),
+    };
+    f.warn(
+        "65534 is missing: in pods, Debian's sshd (permanently_set_uid: egid incorrect) and apt (Could not switch \
+         group) fail",
+        &[
+            "uid-nri-plugin plan  # on the host, where the map can be chosen",
+            "# else in the node; containers lose NET_ADMIN and NET_RAW by it:",
+            &set,
+            RESTART,
+            "# or for one pod: annotation uid-mapper.noderesource.dev: inject=always",
+        ],
+    );
 }
 
 /// What a user namespace starts with; the limits of those around it count then, and cannot be seen.
@@ -106,7 +142,11 @@ fn sandboxes(facts: &Facts) -> Finding {
                 true => format!("podman run {} {} IMAGE  # on the host", map("uid"), map("gid")),
                 false => "uid-nri-plugin plan  # on the host".into(),
             };
-            f.warn("the pause image's id 65535 is not in the node's map: no pod starts", &[&remedy]);
+            let [line, copy, entrypoint] = NODE;
+            f.problem(
+                "the stock pause image's id 65535 is neither in the node's map nor folded by supervise: no pod starts",
+                &[&remedy, "# or, where the map cannot be chosen,", line, copy, entrypoint],
+            );
         }
     }
     f
@@ -162,7 +202,48 @@ fn containerd(facts: &Facts) -> Finding {
         (false, _) => f.problem("takes no namespaces from plugins (2.2)", &upgrade),
     }
     if c.pid.is_none() {
-        f.warn("it does not run", &["systemctl start containerd"]);
+        f.problem("it does not run: no pod starts", &["systemctl start containerd"]);
+    }
+    f
+}
+
+/// What is to be said of a path that a volume has: it is filled from the image when it is new, and never again.
+fn kept(facts: &Facts, path: &str) -> String {
+    let of = |at| format!("; {at} is a volume: a newer image does not change it");
+    facts.volume(path).map(of).unwrap_or_default()
+}
+
+fn kubelet(facts: &Facts) -> Finding {
+    let mut f = Finding::new("kubelet");
+    match facts.kubelet {
+        None => f.note("none runs here"),
+        Some(kubelet) => f.note(&format!("pid {}", kubelet.pid)),
+    }
+    match facts.kubelet {
+        Some(kubelet) if kubelet.supervised => f.note("under supervise"),
+        Some(_) if !facts.needs_nothing() => {
+            let write = format!(
+                "printf '[Service]\\nExecStart=\\nExecStart=%s supervise -- %s\\n' {} \"$c\" >$d/20-supervise.conf",
+                shell(&facts.this)
+            );
+            let [line, copy, entrypoint] = NODE;
+            let text = "not under supervise: pods with an unmapped runAsUser and a service account token do not start";
+            f.problem(
+                &format!("{text}{}", kept(facts, "/etc/systemd/system")),
+                &[
+                    line,
+                    copy,
+                    entrypoint,
+                    "# or, where the entrypoint has to stay, a drop-in in the node:",
+                    "d=/etc/systemd/system/kubelet.service.d; mkdir -p $d",
+                    "c=$(systemctl cat kubelet | sed -n 's/^ExecStart=//p' | tail -n 1)",
+                    &write,
+                    "systemctl daemon-reload",
+                    "systemctl restart kubelet",
+                ],
+            );
+        }
+        _ => {}
     }
     f
 }
@@ -176,6 +257,7 @@ fn plugin(facts: &Facts) -> Finding {
     }
     let (folder, this, config) = (folder(c), shell(&facts.this), shell(&c.config_path));
     let install = format!("install -Dm755 {this} {}", shell(&format!("{folder}/00-uid-mapper")));
+    let kept = kept(facts, folder);
     let first = facts.plugins.iter().find(|p| p.kind != Kind::Foreign);
     match first {
         Some(p) if !p.executable => {
@@ -184,12 +266,28 @@ fn plugin(facts: &Facts) -> Finding {
         }
         Some(p) if p.kind == Kind::Ours => {
             let remedy = format!("install -m755 {this} {}", shell(&format!("{folder}/{}", p.name)));
-            f.warn(&format!("{folder}/{} is of another version than this program", p.name), &[&remedy, RESTART]);
+            let text = format!("{folder}/{} is of another version than this program, {}", p.name, facts.this);
+            f.warn(&(text + &kept), &[&remedy, RESTART]);
         }
         Some(p) => f.note(&format!("{folder}/{}", p.name)),
-        None if facts.acting.is_some() => f.note(&format!("not in {folder}")),
-        None if c.supervised => f.warn(&format!("not in {folder}: ids are folded only"), &[&install, RESTART]),
-        None => f.problem(&format!("not in {folder}"), &[&install, RESTART]),
+        None if facts.acting.is_some() => f.note(&format!("none in {folder}, and none needed there")),
+        None => {
+            let (state, only) = match c.supervised {
+                true => (State::Warning, ": ids are folded only"),
+                false => (State::Problem, ""),
+            };
+            let mut remedy = Vec::new();
+            if !kept.is_empty() {
+                remedy.extend(NODE);
+                remedy.push("# or, into the volume:");
+            }
+            remedy.extend([&*install, RESTART]);
+            f.fault(state, &format!("not in {folder}{only}{kept}"), &remedy);
+        }
+    }
+    let (path, text) = &facts.drop_in;
+    if let Err(e) = policy::Config::parse(text) {
+        f.problem(&format!("{path}: {e}"), &[&format!("cat -n {}", shell(path))]);
     }
     if let Some(name) = &facts.old_plugin {
         let remedy = format!("rm {}", shell(&format!("{OLD_FOLDER}/{name}")));

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
-use super::super::presence;
 use super::config::{self, Config};
 use crate::map::cut;
 use crate::pod::policy::ANNOTATION;
+use crate::pod::presence;
 use crate::sys::pipe;
 
 /// The container runtime of a node.
@@ -19,7 +19,7 @@ pub struct Containerd {
     pub version: Option<Result<String, String>>,
     /// The version of NRI that it was built with, where it says so.
     pub nri: String,
-    /// It runs below `supervise`.
+    /// Its calls are folded.
     pub supervised: bool,
     /// Where its configuration is.
     pub config_path: String,
@@ -40,10 +40,26 @@ impl Containerd {
             pid,
             nri: program.as_deref().and_then(|p| text_after(p, NRI_MODULE)).unwrap_or_default(),
             version: program.as_deref().map(version),
-            supervised: pid.is_some_and(|pid| presence::above(pid).is_some()),
+            supervised: pid.is_some_and(presence::is_supervised),
             config: Config::parse(&read(&config_path, config::MAX_BYTES)),
             config_path,
         }
+    }
+}
+
+/// kubelet, where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kubelet {
+    /// Its process.
+    pub pid: u32,
+    /// Its calls are folded.
+    pub supervised: bool,
+}
+
+impl Kubelet {
+    /// Looks for it.
+    pub fn gather() -> Option<Kubelet> {
+        presence::running("kubelet").map(|pid| Kubelet { pid, supervised: presence::is_supervised(pid) })
     }
 }
 

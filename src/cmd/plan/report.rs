@@ -62,13 +62,15 @@ pub fn text(plan: &Plan) -> String {
     line(&mut out, "\npodman run, rootless");
     let options = podman(plan);
     wrap(&mut out, "  ", " \\", options.chunks(2).map(|pair| pair.join(" ")));
+    line(&mut out, "\nan image that podman cannot unpack, for files of ids that the user lacks");
+    line(&mut out, "  podman unshare uid-nri-plugin supervise -- podman pull IMAGE");
     line(&mut out, "\npodman-compose: in the service from 1.2 on (before, use --podman-run-args)");
     for (key, layout) in [("uidmaps", &plan.uids.1), ("gidmaps", &plan.gids.1)] {
         let items = colons(&layout.map).map(|e| format!("\"{e}\""));
         wrap(&mut out, &format!("  x-podman.{key}: ["), "", items.enumerate().map(|(i, e)| last(i, layout, e)));
     }
     line(&mut out, "\ndocker, docker compose, nerdctl: no such option; rootless they map all ids");
-    line(&mut out, "from 0 on. Start containerd in the node below \"uid-nri-plugin supervise\"");
+    line(&mut out, "from 0 on. Begin the node's entrypoint with \"uid-nri-plugin node --\"");
     for image in &plan.images {
         one_image(&mut out, plan, image);
     }
@@ -321,6 +323,9 @@ podman run, rootless
   --uidmap 1000000:1030:1019 --gidmap 0:0:1025 --gidmap 10001:1025:1 \\
   --gidmap 65532:1026:4 --gidmap 1000000:1030:1019
 
+an image that podman cannot unpack, for files of ids that the user lacks
+  podman unshare uid-nri-plugin supervise -- podman pull IMAGE
+
 podman-compose: in the service from 1.2 on (before, use --podman-run-args)
   x-podman.uidmaps: [\"0:0:1025\", \"3000:1025:1\", \"65532:1026:4\",
                      \"1000000:1030:1019\"]
@@ -328,7 +333,7 @@ podman-compose: in the service from 1.2 on (before, use --podman-run-args)
                      \"1000000:1030:1019\"]
 
 docker, docker compose, nerdctl: no such option; rootless they map all ids
-from 0 on. Start containerd in the node below \"uid-nri-plugin supervise\"
+from 0 on. Begin the node's entrypoint with \"uid-nri-plugin node --\"
 
 image example/app:1
   USER    app: runs as 200000:10001

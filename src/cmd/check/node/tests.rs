@@ -2,8 +2,8 @@
 
 use super::super::facts::Limits;
 use super::super::kernel::{Kernel, NOT_TRIED, tests::GOOD};
-use super::super::programs::{self, Containerd, Plugin};
-use super::super::{State, config::Config, worst};
+use super::super::programs::{self, Containerd, Kubelet, Plugin};
+use super::super::{config::Config, worst};
 use super::*;
 use crate::map::idmap::IdMap;
 
@@ -32,6 +32,9 @@ fn with_ids(map: &str) -> Facts {
             config_path: "/etc/containerd/config.toml".into(),
             config: Config::default(),
         },
+        kubelet: None,
+        mounts: vec!["/".into(), "/proc".into(), "/optional".into()],
+        drop_in: ("/etc/nri/conf.d/00-uid-mapper.conf".into(), String::new()),
         plugins: vec![plugin("00-uid-mapper", Kind::This)],
         old_plugin: None,
         nri_socket: true,
@@ -74,6 +77,7 @@ ok       sandboxes   the pause image's id 65535 is in the node's map
 ok       kernel      6.18.44; new mounts; overlay; seccomp notification;
                      idmapped mounts
 ok       containerd  v2.3.4 (NRI 0.12.0); namespaces can be adjusted
+ok       kubelet     none runs here
 ok       plugin      /opt/nri/plugins/00-uid-mapper; pid 131 acts
 ok       runtime     runc 1.4.3; takes the map of a namespace that it joins
 ok       others      no other plugin, validator or seccomp listener in the way
@@ -126,6 +130,7 @@ problem  containerd  containerd is not installed
          u=https://github.com/containerd/containerd/releases/download/v2.3.4
          curl -fsSL $u/containerd-2.3.4-linux-{arch}.tar.gz | tar -xzC /usr/local
          systemctl restart containerd
+ok       kubelet     none runs here
 problem  plugin      not in /opt/nri/plugins
          install -Dm755 '/home/a user/uid-nri-plugin' \\
            /opt/nri/plugins/00-uid-mapper
@@ -151,12 +156,15 @@ problem  cgroup      not version 2
 #[test]
 fn maps() {
     let plain = with_ids("0 1 2048\n");
-    assert_eq!(of("ids", &plain), "ok       ids         0-2047: a pool of 2048\n");
     let expected = "\
-warning  sandboxes   the pause image's id 65535 is not in the node's map: no pod
-                     starts
+problem  sandboxes   the stock pause image's id 65535 is neither in the node's
+                     map nor folded by supervise: no pod starts
          podman run --uidmap 0:0:2044 --uidmap 65532:2044:4 --gidmap 0:0:2044 \\
            --gidmap 65532:2044:4 IMAGE  # on the host
+         # or, where the map cannot be chosen,
+         # in the node's Dockerfile:
+         # COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/
+         # ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... as it was]
 ";
     assert_eq!(of("sandboxes", &plain), expected);
     let mut folded = plain.clone();
@@ -171,9 +179,9 @@ warning  sandboxes   the pause image's id 65535 is not in the node's map: no pod
     let mut mixed = plain.clone();
     mixed.ids = Ok((node_ids("0 1 2048\n"), node_ids("0 1 100\n")));
     mixed.plain = false;
-    let expected = "ok       ids         uids 0-2047: a pool of 2048; gids 0-99: a pool of 100\n";
-    assert_eq!(of("ids", &mixed), expected);
-    assert!(of("sandboxes", &mixed).ends_with("\n         uid-nri-plugin plan  # on the host\n"));
+    let expected = "warning  ids         uids 0-2047: a pool of 2048; gids 0-99: a pool of 100;\n";
+    assert!(of("ids", &mixed).starts_with(expected), "{}", of("ids", &mixed));
+    assert!(of("sandboxes", &mixed).contains("\n         uid-nri-plugin plan  # on the host\n"));
 
     let mut single = with_ids("0 1 1\n");
     let remedy = "         uid-nri-plugin check --host  # on the host: how to get ids\n";
@@ -199,6 +207,75 @@ problem  ids         0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
     assert_eq!(of("ids", &whole), "ok       ids         0-65535: a pool of 65536; nothing is needed\n");
     assert_eq!(of("plugin", &whole), "ok       plugin      not needed\n");
     assert_eq!(worst(&findings(&whole)), State::Ok);
+}
+
+#[test]
+fn nobody_is_missing() {
+    let mut facts = with_ids("0 1 2048\n");
+    let expected = "\
+warning  ids         0-2047: a pool of 2048; 65534 is missing: in pods, Debian's
+                     sshd (permanently_set_uid: egid incorrect) and apt (Could
+                     not switch group) fail
+         uid-nri-plugin plan  # on the host, where the map can be chosen
+         # else in the node; containers lose NET_ADMIN and NET_RAW by it:
+         mkdir -p /etc/nri/conf.d; echo 'inject = all' \\
+           >>/etc/nri/conf.d/00-uid-mapper.conf
+         systemctl restart containerd
+         # or for one pod: annotation uid-mapper.noderesource.dev: inject=always
+";
+    assert_eq!(of("ids", &facts), expected);
+    facts.drop_in.1 = " inject = needed\n".into();
+    let set =
+        "\n         sed -i 's/^\\s*inject\\s*=.*/inject = all/' \\\n           /etc/nri/conf.d/00-uid-mapper.conf\n";
+    assert!(of("ids", &facts).contains(set), "{}", of("ids", &facts));
+    facts.drop_in.1 = "inject = all\n".into();
+    let cured = "\
+ok       ids         0-2047: a pool of 2048; 65534 is missing, but inject = all
+                     gives it to containers
+";
+    assert_eq!(of("ids", &facts), cured);
+    facts.drop_in.1 = "inject = all\nclaim-gids = 7\n".into();
+    let text = of("ids", &facts);
+    assert!(
+        text.starts_with("warning  ")
+            && text.contains("\n         # set inject = all, and add 65534 to claim-uids and claim-gids\n"),
+        "{text}"
+    );
+    facts.drop_in.1 = "inject = all\n".into();
+    facts.acting = None;
+    assert!(of("ids", &facts).starts_with("warning  "));
+}
+
+#[test]
+fn kubelets() {
+    let with = |supervised| one("kubelet", |f| f.kubelet = Some(Kubelet { pid: 140, supervised }));
+    assert_eq!(with(true), "ok       kubelet     pid 140; under supervise\n");
+    let expected = "\
+problem  kubelet     pid 140; not under supervise: pods with an unmapped
+                     runAsUser and a service account token do not start
+         # in the node's Dockerfile:
+         # COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/
+         # ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... as it was]
+         # or, where the entrypoint has to stay, a drop-in in the node:
+         d=/etc/systemd/system/kubelet.service.d; mkdir -p $d
+         c=$(systemctl cat kubelet | sed -n 's/^ExecStart=//p' | tail -n 1)
+         printf '[Service]\\nExecStart=\\nExecStart=%s supervise -- %s\\n' \\
+           /opt/nri/plugins/00-uid-mapper \"$c\" >$d/20-supervise.conf
+         systemctl daemon-reload
+         systemctl restart kubelet
+";
+    assert_eq!(with(false), expected);
+    let mut kept = good();
+    kept.kubelet = Some(Kubelet { pid: 140, supervised: false });
+    kept.mounts.push("/etc".into());
+    let text = of("kubelet", &kept);
+    assert!(
+        text.contains("start; /etc is\n                     a volume: a newer image does not change it\n"),
+        "{text}"
+    );
+    let mut whole = with_ids("0 1 65536\n");
+    whole.kubelet = Some(Kubelet { pid: 140, supervised: false });
+    assert_eq!(of("kubelet", &whole), "ok       kubelet     pid 140\n");
 }
 
 #[test]
@@ -265,7 +342,8 @@ fn versions_of_containerd() {
         assert!(!text.contains('\u{1b}'));
     }
     let stopped = one("containerd", |f| f.containerd.pid = None);
-    assert!(stopped.ends_with("not run\n         systemctl start containerd\n"), "{stopped}");
+    assert!(stopped.starts_with("problem  containerd"), "{stopped}");
+    assert!(stopped.contains(" not run: no pod starts\n         systemctl"), "{stopped}");
     let silent = one("containerd", |f| f.containerd.version = Some(Err("it ended with status 1".into())));
     assert!(silent.starts_with("warning  containerd  its version is not known: it ended with status 1\n"), "{silent}");
 }
@@ -326,9 +404,49 @@ warning  plugin      /opt/nri/plugins/00-uid-mapper; no instance acts
         locked.contains("is not executable")
             && locked.contains("\n         chmod 755 /opt/nri/plugins/00-uid-mapper\n")
     );
-    assert!(one("plugin", |f| f.plugins[0].kind = Kind::Ours).starts_with("warning  plugin      "));
+    let expected = "\
+warning  plugin      /opt/nri/plugins/00-uid-mapper is of another version than
+                     this program, /usr/local/bin/uid-nri-plugin; /opt is a
+                     volume: a newer image does not change it; pid 131 acts
+         install -m755 /usr/local/bin/uid-nri-plugin \\
+           /opt/nri/plugins/00-uid-mapper
+         systemctl restart containerd
+";
+    let old_copy = |f: &mut Facts| {
+        f.this = "/usr/local/bin/uid-nri-plugin".into();
+        f.plugins[0].kind = Kind::Ours;
+        f.mounts.push("/opt".into());
+    };
+    assert_eq!(one("plugin", old_copy), expected);
+    let expected = "\
+problem  plugin      not in /opt/nri/plugins; /opt is a volume: a newer image
+                     does not change it
+         # in the node's Dockerfile:
+         # COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/
+         # ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... as it was]
+         # or, into the volume:
+         install -Dm755 /usr/local/bin/uid-nri-plugin \\
+           /opt/nri/plugins/00-uid-mapper
+         systemctl restart containerd
+";
+    let trap = |f: &mut Facts| {
+        old_copy(f);
+        f.plugins.clear();
+        f.acting = None;
+    };
+    assert_eq!(one("plugin", trap), expected);
+    let broken = one("plugin", |f| f.drop_in.1 = "inject=all\ninject=all".into());
+    let expected = "\
+problem  plugin      /opt/nri/plugins/00-uid-mapper;
+                     /etc/nri/conf.d/00-uid-mapper.conf: line 2 of the
+                     configuration: inject is set twice; pid 131 acts
+         cat -n /etc/nri/conf.d/00-uid-mapper.conf
+";
+    assert_eq!(broken, expected);
     let external = one("plugin", |f| f.plugins.clear());
-    assert_eq!(external, "ok       plugin      not in /opt/nri/plugins; pid 131 acts\n");
+    let expected =
+        "ok       plugin      none in /opt/nri/plugins, and none needed there; pid 131\n                     acts\n";
+    assert_eq!(external, expected);
     let past = one("plugin", |f| f.old_plugin = Some("00-x y".into()));
     assert!(past.contains("NRI 0.1") && past.ends_with("\n         rm '/opt/nri/bin/00-x y'\n"), "{past}");
     let folded = |f: &mut Facts| {
@@ -404,11 +522,11 @@ warning  cgroup      version 2 without cpu, pids
     assert!(one("cgroup", |f| f.controllers = Some(String::new())).contains("without cpu, memory, pids"));
 }
 
-/// On whatever machine this runs: ten lines, whatever they say.
+/// On whatever machine this runs: a line each, whatever it says.
 #[test]
 fn facts_are_gathered() {
     let found = findings(&Facts::gather());
-    assert_eq!(found.len(), 10);
+    assert_eq!(found.len(), 11);
     for f in found {
         assert!(!f.found.is_empty() && (f.state == State::Ok) == f.remedy.is_empty(), "{f:?}");
     }
