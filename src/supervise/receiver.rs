@@ -235,7 +235,9 @@ impl<'a, 'k> Receiver<'a, 'k> {
         }
         let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
         let Some(call) = call else { return self.shared.answer(&slot, Answer::Continue) };
-        if !matches!(call.op, Op::Uids(_) | Op::Gids(_) | Op::Groups) && self.chown(&n, call) {
+        // Whether there are x32 calls is for the kernel to say: most have none.
+        let is_x32 = n.nr != call.nr;
+        if !matches!(call.op, Op::Uids(_) | Op::Gids(_) | Op::Groups) && !is_x32 && self.chown(&n, call) {
             return self.shared.answer(&slot, Answer::Done);
         }
         let container = Thread::turn_to(&mut self.caller, &self.proc, n.tid).container();
