@@ -62,7 +62,7 @@ and the NRI plugin, which waits for containerd, connects again when containerd
 restarts, and is started again when it dies. In the node's Dockerfile:
 
   COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/uid-nri-plugin
-  ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... the entrypoint as it was]
+  ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", (the entrypoint as it was)]
 
 Options:
       --no-supervise     only keep the plugin running

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 say "documents"
 man_page=$(MANWIDTH=200 man -l docs/uid-nri-plugin.8 2>/dev/null | col -b)
-tools='plan check show explain inspect'
+tools='node supervise plan check show explain inspect'
 
 warnings=$(groff -man -t -Tutf8 -ww -z docs/uid-nri-plugin.8 2>&1)
 [ -z "$warnings" ] || die "the man page: $warnings"
@@ -16,7 +16,7 @@ warnings=$(groff -man -t -Tutf8 -ww -z docs/uid-nri-plugin.8 2>&1)
 help() {
 	"$plugin" "$@" --help >"$work" || die "$* --help fails"
 	if grep -E '.{81}' "$work"; then die "$* --help is wider than 80 columns"; fi
-	grep -q '^Examples:' "$work" || die "$* --help has no example"
+	grep -qE '^(Examples?:|  ENTRYPOINT )' "$work" || die "$* --help has no example"
 	cat "$work"
 }
 work=$(mktemp)

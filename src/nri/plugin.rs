@@ -7,12 +7,13 @@ use std::path::PathBuf;
 
 use super::adjust::{self, Assignments, Foreign};
 use super::proto::nri::{
-    ConfigureRequest, CreateContainerRequest, CreateContainerResponse, LinuxNamespace, PodSandbox, SynchronizeRequest,
+    ConfigureRequest, CreateContainerRequest, CreateContainerResponse, LinuxNamespace, PodSandbox, RunningContainer,
+    SynchronizeRequest,
 };
 use super::ttrpc::{Code, Failure};
 use crate::journal::{Journal, Level, Subject};
 use crate::map::assign::{Assignment, Collision, Wants, assign};
-use crate::map::pool::NodeId;
+use crate::map::pool::{NodeId, NodeIds};
 use crate::pod::node::Node;
 use crate::pod::podfs::{self, PodFs};
 use crate::pod::policy::{self, Config, Decision, Runtime, Wanted};
@@ -183,6 +184,9 @@ impl Plugin {
     /// Learns which pods there are, and removes what was made for others.
     pub fn synchronize(&mut self, request: &SynchronizeRequest) {
         self.known.extend(request.pods.iter().map(|pod| pod.id.clone()));
+        for container in &request.containers {
+            self.tell_if_missed(request, container);
+        }
         if request.more {
             return;
         }
@@ -194,6 +198,26 @@ impl Plugin {
             }
             if let Some(e) = failure {
                 self.journal.say(Level::Error, e);
+            }
+        }
+    }
+
+    /// Tells of a container that this plugin would have given a user namespace, and that has none.
+    fn tell_if_missed(&self, request: &SynchronizeRequest, container: &RunningContainer) {
+        let (Some(State { node, home, .. }), Some(user)) = (&self.state, container.user.as_ref()) else { return };
+        let find = |kind| container.linux.namespaces.iter().find(|ns: &&LinuxNamespace| ns.type_ == kind);
+        let lacks = |ids: &NodeIds, id: &&u32| !ids.contains(**id);
+        let uid = Some(&user.uid).filter(|id| lacks(&node.uids, id));
+        let gid = std::iter::once(&user.gid).chain(&user.additional_gids).find(|id| lacks(&node.gids, id));
+        let Some(pod) = request.pods.iter().find(|pod| pod.id == container.pod_sandbox_id) else { return };
+        if find("user").is_some() || find("network").is_none_or(|net| home.is_our_net(&net.path)) {
+            return;
+        }
+        let who = Subject { pod: &pod.name, namespace: &pod.namespace, container: &container.name };
+        for (kind, id) in [("uid", uid), ("gid", gid)] {
+            if let Some(id) = id {
+                let why = "was created while no plugin acted, or is privileged";
+                self.journal.about(Level::Warning, &who, format_args!("{why}: its {kind} {id} is folded"));
             }
         }
     }

@@ -33,7 +33,7 @@ use table::Table;
 
 use crate::journal::{Journal, Level};
 use crate::pod;
-use crate::sys::{owner, process, seccomp, signal};
+use crate::sys::{process, seccomp, signal};
 
 /// `(uid_t)-1`.
 const NO_CHANGE: u32 = u32::MAX;
@@ -80,7 +80,7 @@ pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> R
     let pod::node::Node { uids, gids, .. } = pod::node::Node::read()?;
     let node = Node { uids, gids };
     let program_of_filter = filter::program(&node.uids, &node.gids, &calls::HERE);
-    let folded = beside.fold && is_folded(&node);
+    let folded = beside.fold && pod::presence::is_folded();
     if folded {
         journal.say(Level::Info, "chown and set-id calls are folded here already, by a supervise around this one");
     }
@@ -118,13 +118,6 @@ fn no_filter(e: &io::Error) -> String {
         }
         _ => format!("cannot put a seccomp filter on this process: {e}"),
     }
-}
-
-/// Whether an id that the node lacks can be given to a file here: then a supervise around this process does what we would.
-fn is_folded(node: &Node) -> bool {
-    let unmapped = (0..NO_CHANGE).rev().find(|id| !node.uids.contains(*id));
-    let chown = |id| process::memory_file().and_then(|file| owner::fchown(file.as_fd(), id, NO_CHANGE));
-    unmapped.is_some_and(|id| chown(id).is_ok())
 }
 
 /// Waits until calls are received.
