@@ -67,7 +67,7 @@ restarts, and is started again when it dies. In the node's Dockerfile:
 Options:
       --no-supervise     only keep the plugin running
       --no-plugin        only supervise
-      --socket PATH      the plugin's NRI socket [default: /var/run/nri/nri.sock]
+      --socket PATH      NRI socket [default: /var/run/nri/nri.sock]
       --config FILE      the plugin's configuration
                          [default: /etc/nri/conf.d/00-uid-mapper.conf, if any]
       --log-level LEVEL  debug, info, warning or error [default: info]

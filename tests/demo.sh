@@ -91,15 +91,15 @@ in_node() {
 
 	step "Seen from the node"
 	show ls -ln /var/lib/data
-	# 10001 % 2044
-	[ "$(stat -c %u /var/lib/data/mine)" = 1825 ] || wrong "the file is not where the rule puts 10001"
+	# 1000 + 10001 % 1044
+	[ "$(stat -c %u /var/lib/data/mine)" = 1605 ] || wrong "the file is not where the rule puts 10001"
 	annotation=uid-mapper.noderesource.dev/uid-mappings
 	prompt "jq -r '.annotations[\"$annotation\"]' \\"
 	prompt "      config.json | jq -c '.[]'"
 	config=/run/containerd/io.containerd.runtime.v2.task/k8s.io/$web/config.json
 	jq -r --arg key "$annotation" '.annotations[$key]' "$config" | jq -c '.[]' ||
 		wrong "no annotation in the container's config.json"
-	jq -e --arg key "$annotation" '.annotations[$key] | fromjson | any(.containerID == 10001 and .hostID == 1825)' "$config" >/dev/null ||
+	jq -e --arg key "$annotation" '.annotations[$key] | fromjson | any(.containerID == 10001 and .hostID == 1605)' "$config" >/dev/null ||
 		wrong "the annotation does not say where 10001 is"
 
 	printf '\nAs it should be: 10001 fails without the plugin, and works with it.\n'

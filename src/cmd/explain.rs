@@ -241,22 +241,22 @@ mod tests {
 
     #[test]
     fn three_lines_an_id() {
-        let facts = facts_of(NODE, NODE, &[10001, 65532, 1825, 2044]);
+        let facts = facts_of(NODE, NODE, &[10001, 65532, 1605, 2044]);
         assert_eq!(
             text(&facts, Some((None, None))),
             "\
 plugin: none seen; supervise: none seen
-id 10001  not in the node's map: slot 1825, 2937361313 outside
-  shared with 1825, 3869, 5913 and 28 more below 65536
+id 10001  not in the node's map: slot 1605, 2937361093 outside
+  shared with 1605, 2693, 3737 and 58 more below 65536
   unpack fails; a pod fails; chown, setuid: EINVAL
 id 65532  in the node's map: slot 65532, 2937361532 outside
   no other id below 65536 has this slot
   unpack, a pod's user, chown, setuid: done as it is, by the kernel
-id 1825  in the node's map: slot 1825, 2937361313 outside
-  shared with 3869, 5913, 7957 and 28 more below 65536
+id 1605  in the node's map: slot 1605, 2937361093 outside
+  shared with 2693, 3737, 4781 and 58 more below 65536
   unpack, a pod's user, chown, setuid: done as it is, by the kernel
-id 2044  not in the node's map: slot 2043, 2937361531 outside
-  shared with 2043, 4087, 4088 and 60 more below 65536
+id 2044  not in the node's map: slot 2000, 2937361488 outside
+  shared with 2000, 3088, 4132 and 58 more below 65536
   unpack fails; a pod fails; chown, setuid: EINVAL
 "
         );
@@ -265,9 +265,9 @@ id 2044  not in the node's map: slot 2043, 2937361531 outside
             one(Some((Some(7), None))),
             "  unpack fails; a pod runs as 10001; chown, setuid: EINVAL unless claimed"
         );
-        assert_eq!(one(Some((None, Some(8)))), "  unpack, a pod's user, chown, setuid: all done as 1825");
-        assert_eq!(one(Some((Some(7), Some(8)))), "  unpack, unclaimed chown and setuid as 1825; a pod runs as 10001");
-        assert_eq!(one(None), "  supervise: unpack, chown, setuid as 1825; plugin: pod runs as 10001");
+        assert_eq!(one(Some((None, Some(8)))), "  unpack, a pod's user, chown, setuid: all done as 1605");
+        assert_eq!(one(Some((Some(7), Some(8)))), "  unpack, unclaimed chown and setuid as 1605; a pod runs as 10001");
+        assert_eq!(one(None), "  supervise: unpack, chown, setuid as 1605; plugin: pod runs as 10001");
         assert!(text(&facts, Some((Some(7), Some(8)))).starts_with("plugin: process 7; supervise: process 8\n"));
         assert!(text(&facts, None).starts_with("not this node: "));
     }
@@ -310,7 +310,7 @@ id 2044  not in the node's map: slot 2043, 2937361531 outside
     fn json_for_scripts() {
         let facts = facts_of("0 1000 2048", "0 1000 2048", &[10001]);
         let head =
-            "\"ids\":[{\"kind\":\"id\",\"id\":10001,\"native\":false,\"slot\":1809,\"outside\":2809,\"sharers\":31,";
+            "\"ids\":[{\"kind\":\"id\",\"id\":10001,\"native\":false,\"slot\":1569,\"outside\":2569,\"sharers\":60,";
         assert_eq!(
             json(&facts, Some((Some(9), None))),
             format!(
@@ -322,7 +322,7 @@ id 2044  not in the node's map: slot 2043, 2937361531 outside
             format!(
                 "{{\"plugin\":null,\"supervise\":null,{head}\
                  \"withPlugin\":{{\"unpack\":null,\"pod\":10001,\"chown\":null,\"setuid\":null}},\
-                 \"withSupervise\":{{\"unpack\":1809,\"pod\":1809,\"chown\":1809,\"setuid\":1809}}}}]}}\n"
+                 \"withSupervise\":{{\"unpack\":1569,\"pod\":1569,\"chown\":1569,\"setuid\":1569}}}}]}}\n"
             )
         );
     }

@@ -14,7 +14,7 @@ use super::{colons, wrap};
 use crate::map::chain::{Band, MAX_LEVELS, bands, compose, crossing};
 use crate::map::cut;
 use crate::map::idmap::IdMap;
-use crate::map::pool::NodeIds;
+use crate::map::pool::{NodeIds, rule};
 use crate::map::ranges::Ranges;
 
 /// What `show --help` prints.
@@ -187,7 +187,8 @@ fn map_text(kinds: &[(&str, &IdMap)], outside: &str) -> String {
         match pool(map) {
             Err(why) => text += &paragraph("pool  ", &format!("none: {why}")),
             Ok((pool, native)) => {
-                put(&mut text, format_args!("pool    {}, {pool} ids: slots for what the node lacks\n", span(0, pool)));
+                let rule = rule(pool);
+                put(&mut text, format_args!("pool    {}: what the node lacks is placed on {rule}\n", span(0, pool)));
                 let native = native.to_string().replace(',', ", ");
                 if !native.is_empty() {
                     text += &paragraph("native", &(native + " beside the pool"));
@@ -294,7 +295,7 @@ uids
       node                                            around the node
          0 [############################] 2043        2937359488-2937361531
      65532 [#]                            65535       2937361532-2937361535
-pool    0-2043, 2044 ids: slots for what the node lacks
+pool    0-2043: what the node lacks is placed on 1000 + id mod 1044
 native  65532-65535 beside the pool
 map     0:2937359488:2044 65532:2937361532:4
 

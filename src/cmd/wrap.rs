@@ -3,7 +3,7 @@
 use super::picture::span;
 use super::source::put;
 use crate::map::idmap::IdMap;
-use crate::map::pool::NodeIds;
+use crate::map::pool::{NodeIds, rule};
 
 /// A run of ids that rise together with their slots and the ids outside, or that all have one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,23 +46,18 @@ pub fn blocks(map: &IdMap, node: &NodeIds) -> Vec<Block> {
 /// The table as text.
 pub fn text(map: &IdMap, node: &NodeIds, outside: &str) -> String {
     let mut text = format!("{:<12}  {:<11}  {outside}\n", "ids", "slots");
-    let pool = node.pool();
     for b in blocks(map, node) {
-        let what = match b.first % pool {
-            _ if b.native => "  native",
-            0 if b.count == 1 && pool > 1 => "  not 0",
-            _ => "",
-        };
+        let what = if b.native { "  native" } else { "" };
         let (ids, slots, outside) = (span(b.first, b.count), span(b.slot, b.slots()), span(b.outside, b.slots()));
         let width = if what.is_empty() { 0 } else { 21 };
         put(&mut text, format_args!("{ids:<12}  {slots:<11}  {outside:<width$}{what}\n"));
     }
-    let end = pool - 1;
+    let rule = rule(node.pool());
     let collisions = node.sharing_a_slot();
     put(
         &mut text,
         format_args!(
-            "rule: id mod {pool}, but {end} where that would be 0; native ids stay\n\
+            "rule: {rule}; native ids stay\n\
              collisions: {collisions} of the 65536 ids share their slot with another\n"
         ),
     );
@@ -106,23 +101,21 @@ mod tests {
             "\
 ids           slots        around the node
 0-29999       0-29999      100000-129999          native
-30000         29999        129999                 not 0
-30001-59999   1-29999      100001-129999
-60000         29999        129999                 not 0
-60001-65534   1-5534       100001-105534
+30000-57999   2000-29999   102000-129999
+58000-65534   1000-8534    101000-108534
 65535         65535        7                      native
-rule: id mod 30000, but 29999 where that would be 0; native ids stay
-collisions: 65534 of the 65536 ids share their slot with another
+rule: 1000 + id mod 29000; native ids stay
+collisions: 64535 of the 65536 ids share their slot with another
 "
         );
         let plain = table("0 2937359488 2048");
         assert!(
-            plain.contains("\n2048          2047         2937361535             not 0\n2049-4095     1-2047  "),
+            plain.contains("\n2048-2095     2000-2047    2937361488-2937361535\n2096-3143     1000-2047  "),
             "{plain}"
         );
-        assert!(plain.ends_with("collisions: 65535 of the 65536 ids share their slot with another\n"));
+        assert!(plain.ends_with("collisions: 64536 of the 65536 ids share their slot with another\n"));
         assert!(table("0 4294901759 65536").contains("\n0-65535       0-65535      4294901759-4294967294  native\n"));
-        assert!(table("0 5 1").contains("\n1-65535       0            5\nrule: id mod 1, but 0 where"));
+        assert!(table("0 5 1").contains("\n1-65535       0            5\nrule: 0; native ids stay\n"));
         assert!(table("0 5 2").contains("\n2-65535       1            6\n"));
     }
 

@@ -1,7 +1,8 @@
 //! From the ids that a container wants to a map that the kernel takes.
 //!
 //! The map is the identity on the node's ids, but each wanted id that the node lacks takes the slot where the rule
-//! places it, and displaces that slot's own id. Slot 0 is never given away: nobody but root becomes root.
+//! places it, and displaces that slot's own id. Slots below the rule's base, which are system users' and groups', are only
+//! given away when no other is left, and slot 0 never: nobody but root becomes root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -168,17 +169,19 @@ impl Slots<'_> {
         self.owner.get(&slot).copied().unwrap_or(slot.0)
     }
 
-    /// The next free slot below, going on from the pool's end after 1.
+    /// The next free slot below, going on from the pool's end after the rule's base, and below that when nothing else is
+    /// left.
     fn free_below(&mut self, slot: NodeId) -> Option<NodeId> {
-        [slot.0, self.node.pool()].into_iter().find_map(|end| {
+        let (base, end) = (self.node.base().max(1), self.node.pool());
+        [(base, slot.0), (base, end), (1, base)].into_iter().find_map(|(first, end)| {
             let mut passed = Vec::new();
             let mut at = end.saturating_sub(1);
-            while at > 0 && !self.is_free(NodeId(at)) {
+            while at >= first && !self.is_free(NodeId(at)) {
                 passed.push(at);
                 at = self.next.get(&at).copied().unwrap_or(at - 1);
             }
             self.next.extend(passed.into_iter().map(|slot| (slot, at)));
-            (at > 0).then_some(NodeId(at))
+            (at >= first).then_some(NodeId(at))
         })
     }
 }
@@ -250,9 +253,10 @@ pub mod tests {
     #[test]
     fn a_wanted_id_displaces_its_slot() {
         let n = node("0 2937359488 2048");
-        assert_eq!(text(&n, 10001, &[], ""), "0 0 1809\n1810 1810 238\n10001 1809 1\n");
+        assert_eq!(text(&n, 10001, &[], ""), "0 0 1569\n1570 1570 478\n10001 1569 1\n");
         assert_eq!(text(&n, 1000, &[], ""), "0 0 2048\n");
-        assert_eq!(text(&n, 10001, &[], "65532-65535"), "0 0 1809\n1810 1810 234\n10001 1809 1\n65532 2044 4\n");
+        let both = "0 0 1556\n1560 1560 9\n1570 1570 478\n10001 1569 1\n65532 1556 4\n";
+        assert_eq!(text(&n, 10001, &[], "65532-65535"), both);
         // Natively mapped ids stay, and are no claim.
         let careful = node("0 2937359488 2044\n65532 2937361532 4");
         assert_eq!(text(&careful, 65535, &[], "65532-65535"), "0 0 2044\n65532 65532 4\n");
@@ -265,14 +269,14 @@ pub mod tests {
         assert_eq!(
             collisions(&n, 150, &[250], "350"),
             [
-                Collision { id: 250, slot: NodeId(50), held_by: Some(150), moved_to: Some(NodeId(49)) },
+                Collision { id: 250, slot: NodeId(50), held_by: Some(150), moved_to: Some(NodeId(99)) },
                 Collision { id: 350, slot: NodeId(50), held_by: Some(150), moved_to: None },
             ]
         );
         // 149 keeps its slot although 250, which is smaller in no way, would move onto it.
         assert_eq!(
             collisions(&n, 150, &[250, 149], ""),
-            [Collision { id: 250, slot: NodeId(50), held_by: Some(150), moved_to: Some(NodeId(48)) }]
+            [Collision { id: 250, slot: NodeId(50), held_by: Some(150), moved_to: Some(NodeId(98)) }]
         );
     }
 
@@ -282,7 +286,7 @@ pub mod tests {
         // The process's own 50, which the node knows, keeps its slot.
         assert_eq!(
             collisions(&n, 50, &[150], ""),
-            [Collision { id: 150, slot: NodeId(50), held_by: Some(50), moved_to: Some(NodeId(49)) }]
+            [Collision { id: 150, slot: NodeId(50), held_by: Some(50), moved_to: Some(NodeId(99)) }]
         );
         assert_eq!(
             collisions(&n, 50, &[], "150"),
@@ -293,10 +297,10 @@ pub mod tests {
     #[test]
     fn the_search_goes_round_but_never_to_root() {
         let n = node("0 1 3");
-        // Slots 1 and 2; 4 and 7 belong on 1.
-        let a = assign(&n, &Wants { primary: Some(4), others: &[7], optional: &[] }).unwrap();
-        assert_eq!(a.map.to_string(), "0 0 1\n4 1 1\n7 2 1\n");
-        let full = Wants { primary: Some(4), others: &[7, 10], optional: &[] };
+        // Slots 1 and 2; 4, 6 and 10 belong on 1.
+        let a = assign(&n, &Wants { primary: Some(4), others: &[6], optional: &[] }).unwrap();
+        assert_eq!(a.map.to_string(), "0 0 1\n4 1 1\n6 2 1\n");
+        let full = Wants { primary: Some(4), others: &[6, 10], optional: &[] };
         let error = assign(&n, &full).unwrap_err();
         assert_eq!(error.to_string(), "no slot is left for id 10: the node's pool has 3 ids, and 0 is root's");
         let one = assign(&node("0 1000 1"), &Wants { primary: Some(5), others: &[], optional: &[] });
@@ -304,10 +308,23 @@ pub mod tests {
     }
 
     #[test]
+    fn system_ids_are_given_away_last() {
+        // Slots 3 to 5 are those of the rule, and 6, 9, 12 and 15 belong on 3.
+        let n = node("0 1 6");
+        let a = assign(&n, &Wants { primary: Some(6), others: &[9, 12], optional: &[] }).unwrap();
+        assert_eq!(a.map.to_string(), "0 0 3\n6 3 1\n9 5 1\n12 4 1\n");
+        let a = assign(&n, &Wants { primary: Some(6), others: &[9, 12, 15], optional: &[] }).unwrap();
+        assert_eq!(a.map.to_string(), "0 0 2\n6 3 1\n9 5 1\n12 4 1\n15 2 1\n");
+        // The caller's own id stays even there.
+        let a = assign(&n, &Wants { primary: Some(6), others: &[2, 9, 12, 15], optional: &[] }).unwrap();
+        assert_eq!(a.map.to_string(), "0 0 1\n2 2 1\n6 3 1\n9 5 1\n12 4 1\n15 1 1\n");
+    }
+
+    #[test]
     fn many_ids_on_one_slot_are_no_long_search() {
-        // 40000 ids that all belong on slot 1 of a pool as large: a search from there each time would take 8*10^8 steps.
+        // 40000 ids that all belong on slot 1001 of a pool as large: a search from there each time would take 8*10^8 steps.
         let n = node("0 1 40000");
-        let many: Vec<u32> = (1..=40_000).map(|i| i * 40_000 + 1).collect();
+        let many: Vec<u32> = (2..=40_001).map(|i| i * 39_000 + 1).collect();
         let wants = |others| Wants { primary: None, others, optional: &[] };
         assert_eq!(assign(&n, &wants(&many[..39_999])), Err(AssignError::TooLarge));
         assert!(matches!(assign(&n, &wants(&many)), Err(AssignError::NoSlotLeft { .. })));
@@ -326,18 +343,18 @@ pub mod tests {
     fn optional_ids_give_way_to_the_kernels_limits() {
         let n = node("0 1 2048");
         // Every other id: each costs two lines, so about 170 fit.
-        let list: Vec<String> = (0..600).map(|i| (1_000_000 + i * 2).to_string()).collect();
+        let list: Vec<String> = (0..500).map(|i| (1_000_000 + i * 2).to_string()).collect();
         let optional = Ranges::parse(&list.join(",")).unwrap();
         let wants = Wants { primary: Some(10001), others: &[], optional: &[&optional] };
         let a = assign(&n, &wants).unwrap();
         assert!(a.map.fits_kernel());
-        assert_eq!(a.placed.get(&10001), Some(&NodeId(1809)));
+        assert_eq!(a.placed.get(&10001), Some(&NodeId(1569)));
         assert!(a.placed.len() > 100 && a.placed.len() < 200, "{}", a.placed.len());
-        assert_eq!(a.placed.len() + a.collisions.len(), 601);
+        assert_eq!(a.placed.len() + a.collisions.len(), 501);
         // The first of them are the ones that stay.
         assert!(a.placed.contains_key(&1_000_000) && a.collisions.iter().all(|c| c.held_by.is_none()));
 
-        let many: Vec<u32> = (0..600).map(|i| 1_000_000 + i * 2).collect();
+        let many: Vec<u32> = (0..500).map(|i| 1_000_000 + i * 2).collect();
         let required = Wants { primary: Some(0), others: &many, optional: &[] };
         assert_eq!(assign(&n, &required), Err(AssignError::TooLarge));
     }

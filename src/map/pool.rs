@@ -35,6 +35,20 @@ impl fmt::Display for NoRoot {
     }
 }
 
+/// The first slot that the rule gives away. Ids below 1000 are system users and groups by every distribution's convention,
+/// root among them: nobody else becomes one of these, as far as the pool has room.
+fn base(pool: u32) -> u32 {
+    (pool / 2).min(1000)
+}
+
+/// Where the rule places an id that a node with this pool lacks, in words.
+pub fn rule(pool: u32) -> String {
+    match (base(pool), pool - base(pool)) {
+        (0, _) => "0".to_owned(),
+        (base, slots) => format!("{base} + id mod {slots}"),
+    }
+}
+
 impl NodeIds {
     /// The ids of the node whose own map this is.
     pub fn new(map: &IdMap) -> Result<NodeIds, NoRoot> {
@@ -70,15 +84,16 @@ impl NodeIds {
         self.pool
     }
 
-    /// `id` itself when the node maps it, else `id mod P`, but never 0 unless the pool is that one id:
-    /// nobody but root becomes root.
+    /// The first slot that the rule gives away.
+    pub fn base(&self) -> u32 {
+        base(self.pool)
+    }
+
+    /// `id` itself when the node maps it, else `base + id mod (P - base)`.
     pub fn place(&self, id: u32) -> NodeId {
-        if self.contains(id) {
-            return NodeId(id);
-        }
-        match id % self.pool {
-            0 => NodeId(self.pool - 1),
-            slot => NodeId(slot),
+        match self.contains(id) {
+            true => NodeId(id),
+            false => NodeId(self.base() + id % (self.pool - self.base())),
         }
     }
 
@@ -119,32 +134,46 @@ mod tests {
         let n = node("0 2937359488 2048");
         assert_eq!(n.pool(), 2048);
         let last = super::super::MAX_ID;
-        places(&n, &[(0, 0), (1, 1), (2047, 2047), (2048, 2047), (2049, 1), (4096, 2047), (10001, 1809)]);
-        places(&n, &[(65532, 2044), (65535, 2047), (1_000_660_000, 1056), (last, 2046)]);
-        // 0 has its slot alone; 2047 others have theirs with 31 or 32 more.
-        assert_eq!(n.sharing_a_slot(), 65535);
+        assert_eq!((n.base(), rule(n.pool()).as_str()), (1000, "1000 + id mod 1048"));
+        places(
+            &n,
+            &[(0, 0), (1, 1), (2047, 2047), (2048, 2000), (2095, 2047), (2096, 1000), (4192, 1000), (10001, 1569)],
+        );
+        places(&n, &[(65532, 1556), (65535, 1559), (1_000_660_000, 1256), (last, 1246)]);
+        // 0-999 have their slots alone; 1048 others have theirs with 60 or 61 more.
+        assert_eq!(n.sharing_a_slot(), 64536);
     }
 
     #[test]
     fn native_high_ids() {
         let n = node("0 2937359488 2044\n65532 2937361532 4");
         assert_eq!(n.pool(), 2044);
-        places(&n, &[(2043, 2043), (2044, 2043), (2045, 1), (65532, 65532), (65535, 65535), (65536, 128)]);
-        assert_eq!(n.sharing_a_slot(), 65531);
+        places(&n, &[(2043, 2043), (2044, 2000), (2088, 1000), (65532, 65532), (65535, 65535), (65536, 1808)]);
+        assert_eq!(n.sharing_a_slot(), 64532);
     }
 
     #[test]
     fn several_base_extents_are_one_pool() {
         let n = node("0 1000 1\n1 100000 1999");
         assert_eq!(n.pool(), 2000);
-        places(&n, &[(1999, 1999), (2000, 1999), (2001, 1)]);
+        places(&n, &[(1999, 1999), (2000, 1000), (2999, 1999), (3000, 1000)]);
     }
 
     #[test]
     fn one_id_flattens() {
         let n = node("0 1000 1");
         places(&n, &[(0, 0), (1, 0), (65535, 0)]);
-        places(&node("0 1000 2"), &[(2, 1), (3, 1), (4, 1)]);
+        assert_eq!(rule(1), "0");
+    }
+
+    #[test]
+    fn a_small_pool_keeps_its_lower_half() {
+        places(&node("0 1000 2"), &[(1, 1), (2, 1), (3, 1), (4, 1)]);
+        places(&node("0 1000 3"), &[(3, 2), (4, 1), (5, 2)]);
+        let n = node("0 1000 1000");
+        assert_eq!(rule(1000), "500 + id mod 500");
+        places(&n, &[(999, 999), (1000, 500), (1499, 999), (65534, 534)]);
+        assert_eq!(node("0 1000 2001").base(), 1000);
     }
 
     #[test]

@@ -137,17 +137,17 @@ mod tests {
     fn names_of_a_pinned_namespace() {
         let node = NodeIds::new(&IdMap::parse("0 1 2048").unwrap()).unwrap();
         let node = Node { uids: node.clone(), gids: node };
-        let map = || IdMap::parse("0 0 1809\n1810 1810 238\n10001 1809 1\n").unwrap();
+        let map = || IdMap::parse("0 0 1569\n1570 1570 478\n10001 1569 1\n").unwrap();
         let pinned = Ids::Pinned { uids: map(), gids: map() };
         let k = Kind::User;
-        assert!(pinned.knows(&node, k, 10001) && !pinned.knows(&node, k, 1809) && !pinned.knows(&node, k, 50000));
-        assert_eq!(pinned.place(&node, k, 10001), NodeId(1809));
-        assert_eq!(pinned.fold(&node, k, 50000), Some(848));
+        assert!(pinned.knows(&node, k, 10001) && !pinned.knows(&node, k, 1569) && !pinned.knows(&node, k, 50000));
+        assert_eq!(pinned.place(&node, k, 10001), NodeId(1569));
+        assert_eq!(pinned.fold(&node, k, 50000), Some(1744));
         // Its place is 10001's: that is its name there.
-        assert_eq!(pinned.fold(&node, k, 10001 + 2048), Some(10001));
-        assert_eq!(Ids::Node.fold(&node, k, 50000), Some(848));
+        assert_eq!(pinned.fold(&node, k, 10001 + 1048), Some(10001));
+        assert_eq!(Ids::Node.fold(&node, k, 50000), Some(1744));
         assert!(Ids::Foreign.knows(&node, k, 50000));
         assert!(covers(&map(), &node.uids));
-        assert!(!covers(&IdMap::parse("0 0 1809\n1810 1810 238\n").unwrap(), &node.uids));
+        assert!(!covers(&IdMap::parse("0 0 1569\n1570 1570 478\n").unwrap(), &node.uids));
     }
 }

@@ -37,7 +37,7 @@ func TestAnnotationsOfTheContainer(t *testing.T) {
 			hosts[e.HostID+i] = e.ContainerID + i
 		}
 	}
-	equal(t, "who is on slot 1809", hosts[1809], 10001)
+	equal(t, "who is on slot 1569", hosts[1569], 10001)
 	equal(t, "who is on slot 0", hosts[0], 0)
 	equal(t, "ids in all", len(hosts), 2048)
 	read("gid-mappings")
@@ -45,17 +45,17 @@ func TestAnnotationsOfTheContainer(t *testing.T) {
 	must(t, err)
 
 	// The slots that two ids want: default claims 65532-65535 meet nobody here, these do.
-	r = start(t, s.pod(t, lab.Pod{Name: "collide"}), lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 52048}})
+	r = start(t, s.pod(t, lab.Pod{Name: "collide"}), lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 51048}})
 	text, err := r.Config(fmt.Sprintf(".annotations[%q]", annotation+"/collisions"))
 	must(t, err)
-	contains(t, "collisions", text, "52048")
+	contains(t, "collisions", text, "51048")
 	contains(t, "collisions", text, "50000")
 	var list []any
 	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list) != 1 {
 		t.Errorf("collisions: want a list of one, got %q (%v)", text, err)
 	}
 	s.said(t, "the collision", func(e lab.Entry) bool {
-		return e["PRIORITY"] == "4" && e["POD"] == "collide" && has(e["MESSAGE"], "52048", "50000")
+		return e["PRIORITY"] == "4" && e["POD"] == "collide" && has(e["MESSAGE"], "51048", "50000")
 	})
 }
 

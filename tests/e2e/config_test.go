@@ -71,13 +71,18 @@ func TestLog(t *testing.T) {
 	})
 	start(t, s.pod(t, lab.Pod{Name: "injected", Namespace: "somewhere"}), lab.Container{Name: "web", Image: tools, User: lab.ID(10001)})
 	s.said(t, "an injected container", func(e lab.Entry) bool {
-		return e["PRIORITY"] == "6" && e["POD"] == "injected" && e["NAMESPACE"] == "somewhere" && e["CONTAINER"] == "web" && has(e["MESSAGE"], "10001", "1825")
+		return e["PRIORITY"] == "6" && e["POD"] == "injected" && e["NAMESPACE"] == "somewhere" && e["CONTAINER"] == "web" && has(e["MESSAGE"], "10001", "1605")
 	})
-	// 2044 * 5 + 7 = 10227: the slot of node id 7, a system user's.
+	// 2044 * 5 + 7 = 10227: what has the remainder of a system user displaces none.
 	start(t, s.pod(t, lab.Pod{Name: "displaces"}), lab.Container{Name: "web", Image: tools, User: lab.ID(10227)})
-	s.said(t, "a displaced system id", func(e lab.Entry) bool {
-		return e["PRIORITY"] == "4" && e["POD"] == "displaces" && e["CONTAINER"] == "web" && has(e["MESSAGE"], "uid 10227", "uid 7 ")
+	s.said(t, "the slot of the rule", func(e lab.Entry) bool {
+		return e["PRIORITY"] == "6" && e["POD"] == "displaces" && has(e["MESSAGE"], "10227 on 1831")
 	})
+	for _, e := range s.journal.Entries() {
+		if e["POD"] == "displaces" && e["PRIORITY"] == "4" {
+			t.Errorf("a warning: %s", e["MESSAGE"])
+		}
+	}
 	hostly := annotated("inject=always")
 	hostly.Name, hostly.HostNetwork = "hostly", true
 	start(t, s.pod(t, hostly), lab.Container{Image: tools})

@@ -28,17 +28,17 @@ var identities = []identity{
 	{"group only", careful, lab.Container{Image: tools, User: lab.ID(1000), Group: lab.ID(10001)}, noSuchGroups, 1000, "10001"},
 	{"supplementalGroups", careful, lab.Container{Image: tools, User: lab.ID(1000), Groups: []int{50000, 60001}}, noSuchGroups, 1000, "0 50000 60001"},
 	{"root with a supplemental group", careful, lab.Container{Image: tools, Groups: []int{50000}}, noSuchGroups, 0, "0 50000"},
-	// 52044 = 50000 + 2044: both belong on one slot.
-	{"groups that collide", careful, lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 52044}}, noSuchOwner, 10001, "0 50000 52044"},
-	// place(10001) is 1825, an id that this container itself is a member of.
-	{"a group on its own group's slot", careful, lab.Container{Image: tools, User: lab.ID(1000), Groups: []int{1825, 10001}}, noSuchGroups, 1000, "0 1825 10001"},
-	// 6137 = 3 * 2044 + 5: the slot of gid 5, which every container's /dev/pts is mounted with.
-	{"a group on the slot of tty", careful, lab.Container{Image: tools, Groups: []int{6137}}, noSuchGroups, 0, "0 6137"},
+	// 51044 = 50000 + 1044: both belong on one slot.
+	{"groups that collide", careful, lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 51044}}, noSuchOwner, 10001, "0 50000 51044"},
+	// place(10001) is 1605, an id that this container itself is a member of.
+	{"a group on its own group's slot", careful, lab.Container{Image: tools, User: lab.ID(1000), Groups: []int{1605, 10001}}, noSuchGroups, 1000, "0 1605 10001"},
+	// 2071 = 2044 + 27: group sudo's own id stays with sudo.
+	{"a group with the remainder of sudo", careful, lab.Container{Image: tools, Groups: []int{2071}}, noSuchGroups, 0, "0 2071"},
 	{"image with a high USER", careful, lab.Container{Image: user10001}, noSuchOwner, 10001, "10001"},
 	{"image with a very high USER", careful, lab.Container{Image: userBig}, noSuchOwner, 1000660000, "0"},
 	{"largest id", careful, lab.Container{Image: tools, User: lab.ID(2147483647)}, noSuchOwner, 2147483647, "0"},
-	// A multiple of the pool would be root's slot.
-	{"an id that would be root", careful, lab.Container{Image: tools, User: lab.ID(2044)}, noSuchOwner, 2044, "0"},
+	// A multiple of the pool: root's own id stays with root.
+	{"an id with the remainder of root", careful, lab.Container{Image: tools, User: lab.ID(2044)}, noSuchOwner, 2044, "0"},
 
 	{"runAsUser 10001", plain, lab.Container{Image: tools, User: lab.ID(10001)}, noSuchOwner, 10001, "0"},
 	{"runAsUser 65532", plain, lab.Container{Image: tools, User: lab.ID(65532), Group: lab.ID(65532)}, noSuchOwner, 65532, "65532"},
@@ -93,8 +93,8 @@ func TestPlaces(t *testing.T) {
 		on        layout
 		id, place int
 	}{
-		{careful, 10001, 1825}, {plain, 10001, 1809}, {plain, 65532, 2044}, {careful, 65532, 65532},
-		{plain, 1000660000, 1056}, {careful, 2044, 2043}, {careful, 1000, 1000},
+		{careful, 10001, 1605}, {plain, 10001, 1569}, {plain, 65532, 1556}, {careful, 65532, 65532},
+		{plain, 1000660000, 1256}, {careful, 2044, 2000}, {careful, 1000, 1000},
 	} {
 		equal(t, fmt.Sprintf("place(%d) on the %s node", want.id, want.on.name), want.on.place(want.id), want.place)
 	}
@@ -115,7 +115,7 @@ func TestGroupsMappedOtherwise(t *testing.T) {
 	mapped(t, s, r)
 	equal(t, "id", sh(t, r, "id -u; id -G"), "65534\n65534")
 	sh(t, r, "touch /data/file")
-	equal(t, "owner on the node", s.owner(t, volume.Node+"/file"), "65534:2046")
+	equal(t, "owner on the node", s.owner(t, volume.Node+"/file"), "65534:1558")
 }
 
 // Where nothing is missing the plugin says so, and keeps out of the way.
@@ -193,7 +193,7 @@ func TestVolumeOfFsGroup(t *testing.T) {
 	r := start(t, s.pod(t, lab.Pod{}), c)
 	equal(t, "owner of the volume, inside", sh(t, r, "stat -c %u:%g /data"), "0:50000")
 	equal(t, "owner of a file in it, inside", sh(t, r, "echo hello >/data/file && stat -c %u:%g /data/file"), "10001:50000")
-	equal(t, "owner of a file in it, on the node", s.owner(t, volume.Node+"/file"), fmt.Sprintf("1825:%d", careful.place(group)))
+	equal(t, "owner of a file in it, on the node", s.owner(t, volume.Node+"/file"), fmt.Sprintf("1605:%d", careful.place(group)))
 }
 
 // Two containers with different users, and the files that they share.
@@ -216,7 +216,7 @@ func TestTwoUsersInOnePod(t *testing.T) {
 	if out, err := b.Sh("cat /data/file"); err == nil {
 		t.Errorf("the second container read the first one's file: %q", out)
 	}
-	equal(t, "the file's owner on the node", s.owner(t, volume.Node+"/file"), "1825:0")
+	equal(t, "the file's owner on the node", s.owner(t, volume.Node+"/file"), "1605:0")
 	equal(t, "namespaces of the pod", s.pinned(t, pod), 2)
 }
 

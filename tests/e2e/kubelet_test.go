@@ -106,10 +106,10 @@ func TestSupervisedKubelet(t *testing.T) {
 		must(t, err)
 		return strings.TrimSpace(out)
 	}
-	equal(t, "id", in("id -u; id -G"), "2044\n2044")
-	equal(t, "the volume of fsGroup", in("stat -c '%u:%g %a' /data; touch /data/new; stat -c %u:%g /data/new"), "0:2044 2777\n2044:2044")
-	equal(t, "the part of it", in("stat -c %g /part; touch /part/new && stat -c %u:%g /data/some/part/new"), "2044\n2044:2044")
-	equal(t, "the projected volume", in("cat /projected/labels; stat -L -c ' %g' /projected/labels"), `it="works" 2044`)
+	equal(t, "id", in("id -u; id -G"), "1556\n1556")
+	equal(t, "the volume of fsGroup", in("stat -c '%u:%g %a' /data; touch /data/new; stat -c %u:%g /data/new"), "0:1556 2777\n1556:1556")
+	equal(t, "the part of it", in("stat -c %g /part; touch /part/new && stat -c %u:%g /data/some/part/new"), "1556\n1556:1556")
+	equal(t, "the projected volume", in("cat /projected/labels; stat -L -c ' %g' /projected/labels"), `it="works" 1556`)
 	if log := d.Output(); strings.Contains(log, "MountVolume.SetUp failed") {
 		t.Error("kubelet could not set up a volume")
 	}

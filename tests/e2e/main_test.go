@@ -79,14 +79,11 @@ var (
 
 // place is the rule of docs/design.md, written a second time.
 func (l layout) place(id int) int {
-	switch p := id % l.pool; {
-	case id < l.pool, l.pool == 2044 && id >= 65532 && id <= 65535:
+	if id < l.pool || l.pool == 2044 && id >= 65532 && id <= 65535 {
 		return id
-	case p == 0:
-		return l.pool - 1
-	default:
-		return p
 	}
+	base := min(1000, l.pool/2)
+	return base + id%(l.pool-base)
 }
 
 // peers are the programs of today; another containerd may take the place of the first.

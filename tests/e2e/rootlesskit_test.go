@@ -74,15 +74,15 @@ func inRootlessKit(t *testing.T, snapshotter string) {
 		s.unpacked(t, kit, high)
 		pod := s.pod(t, lab.Pod{})
 		equal(t, "the pause process", s.process(t, s.sandboxPid(t, pod)),
-			fmt.Sprintf("Uid: %s Gid: %s Groups: 2016", four(2016), four(2016)))
+			fmt.Sprintf("Uid: %s Gid: %s Groups: 1497", four(1497), four(1497)))
 		r := start(t, pod, lab.Container{Image: high.Name, Command: forever})
 		equal(t, "the image's user", sh(t, r, "id -u; id -G"), "65532\n65532")
 		equal(t, "owners inside", sh(t, r, "cd /home/nonroot && touch new && stat -c %u:%g . new"), "65532:65532\n65532:65532")
 		alone := s.pod(t, lab.Pod{Name: "alone", Annotations: map[string]string{"uid-mapper.noderesource.dev": "inject=never"}})
 		r = start(t, alone, lab.Container{Image: tools, User: lab.ID(10001)})
-		equal(t, "without a namespace", sh(t, r, "id -u; touch /tmp/x && stat -c %u:%g /tmp/x"), "1805\n1805:0")
+		equal(t, "without a namespace", sh(t, r, "id -u; touch /tmp/x && stat -c %u:%g /tmp/x"), "1560\n1560:0")
 		r = start(t, alone, lab.Container{Name: "root", Image: tools})
-		equal(t, "chown", sh(t, r, "touch /tmp/x && chown 12345:1185200044 /tmp/x && stat -c %u:%g /tmp/x"), fmt.Sprintf("51:%d", kit.place(1185200044)))
+		equal(t, "chown", sh(t, r, "touch /tmp/x && chown 12345:1185200044 /tmp/x && stat -c %u:%g /tmp/x"), fmt.Sprintf("1806:%d", kit.place(1185200044)))
 	})
 }
 
@@ -103,19 +103,19 @@ func (s *site) runs10001(t *testing.T, snapshotter string) {
 		ids, gids string
 	}{
 		{lab.Container{Image: tools, User: lab.ID(10001)}, "10001 0", "0 0 1\n1 1 2012\n2017 2017 32\n65532 2013 4"},
-		{lab.Container{Image: user10001}, "10001 10001", "0 0 1\n1 1 1804\n1806 1806 207\n2017 2017 32\n10001 1805 1\n65532 2013 4"},
+		{lab.Container{Image: user10001}, "10001 10001", "0 0 1\n1 1 1804\n1806 1806 207\n2017 2017 32\n10001 1560 1\n65532 2013 4"},
 	} {
 		c.Name, c.Mounts = strings.TrimSuffix(strings.TrimPrefix(c.Image, "localhost/"), ":test"), []lab.Mount{volume}
 		r := start(t, pod, c.Container)
 		mapped(t, s, r)
 		equal(t, "id", sh(t, r, "echo $(id -u) $(id -g)"), c.ids)
 		equal(t, "gid_map", idMap(t, r, "gid_map"), c.gids)
-		equal(t, "uid_map", idMap(t, r, "uid_map"), "0 0 1\n1 1 1804\n1806 1806 207\n2017 2017 32\n10001 1805 1\n65532 2013 4")
+		equal(t, "uid_map", idMap(t, r, "uid_map"), "0 0 1\n1 1 1804\n1806 1806 207\n2017 2017 32\n10001 1560 1\n65532 2013 4")
 		equal(t, "owner inside", sh(t, r, "cd /tmp && touch mine /data/file && stat -c '%u %g' mine"), c.ids)
 		contains(t, "the root file system", sh(t, r, "mount | head -n 1"), rootMount[snapshotter])
 		must(t, r.Remove())
 	}
-	equal(t, "owner on the node", s.owner(t, volume.Node+"/file"), "1805:0")
+	equal(t, "owner on the node", s.owner(t, volume.Node+"/file"), "1560:0")
 	info, err := os.Stat(s.Path(volume.Node + "/file"))
 	must(t, err)
 	owner := info.Sys().(*syscall.Stat_t)

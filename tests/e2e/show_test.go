@@ -54,8 +54,8 @@ func (m ociMap) String() string {
 func TestShowContainer(t *testing.T) {
 	s := equippedSite(t, plain)
 	pod := s.pod(t, lab.Pod{})
-	// 12049 = 10001 + 2048, which is optional and left out.
-	r := start(t, s.pod(t, lab.Pod{Name: "show", Annotations: map[string]string{annotation: "claim-uids=12049"}}), lab.Container{Image: tools, User: lab.ID(10001)})
+	// 11049 = 10001 + 1048, which is optional and left out.
+	r := start(t, s.pod(t, lab.Pod{Name: "show", Annotations: map[string]string{annotation: "claim-uids=11049"}}), lab.Container{Image: tools, User: lab.ID(10001)})
 	mapped(t, s, r)
 	uids, gids := idMap(t, r, "uid_map"), idMap(t, r, "gid_map")
 
@@ -81,15 +81,15 @@ func TestShowContainer(t *testing.T) {
 	must(t, json.Unmarshal([]byte(s.told(t, "show", "--container", r.ID[:12], "--json")), &shown))
 	equal(t, "id", shown.ID, r.ID)
 	equal(t, "map", shown.Uids.Map.String(), uids)
-	equal(t, "collisions", fmt.Sprint(shown.Collisions), "[{12049 1809 10001}]")
+	equal(t, "collisions", fmt.Sprint(shown.Collisions), "[{11049 1569 10001}]")
 
 	text := s.told(t, "show", "--container", r.ID, "--svg", "/tmp/show.svg")
 	for _, part := range []string{
 		"container " + r.ID + "\nnamespace k8s.io, process ",
-		"\n     10001 [#]                                        1809\n",
-		"\nclaimed    10001 on 1809, 65532-65535 on 2044-2047\n",
-		"\ndisplaced  1809, 2044-2047: ids of the node that do not exist in it\n",
-		"\ncollision  uid 12049 belongs on slot 1809, but 10001 holds it: left out\n",
+		"\n     10001 [#]                                        1569\n",
+		"\nclaimed    10001 on 1569, 65532-65535 on 1556-1559\n",
+		"\ndisplaced  1556-1559, 1569: ids of the node that do not exist in it\n",
+		"\ncollision  uid 11049 belongs on slot 1569, but 10001 holds it: left out\n",
 	} {
 		contains(t, "show --container", text, part)
 	}
@@ -147,7 +147,7 @@ func TestShowStalePid(t *testing.T) {
 
 // What becomes of 10001, by what works on the node.
 func TestExplain(t *testing.T) {
-	const first = "id 10001  not in the node's map: slot 1809, %d outside\n  shared with 1809, 3857, 5905 and 28 more below 65536\n"
+	const first = "id 10001  not in the node's map: slot 1569, %d outside\n  shared with 1569, 2665, 3713 and 57 more below 65536\n"
 	for _, c := range []struct {
 		name              string
 		s                 *site
@@ -156,8 +156,8 @@ func TestExplain(t *testing.T) {
 	}{
 		{"bare", bareSite(t, plain), false, false, "unpack fails; a pod fails; chown, setuid: EINVAL"},
 		{"plugin", equippedSite(t, plain), true, false, "unpack fails; a pod runs as 10001; chown, setuid: EINVAL unless claimed"},
-		{"supervise", ready(t)(foldedStock()), false, true, "unpack, a pod's user, chown, setuid: all done as 1809"},
-		{"both", ready(t)(bothStock()), true, true, "unpack, unclaimed chown and setuid as 1809; a pod runs as 10001"},
+		{"supervise", ready(t)(foldedStock()), false, true, "unpack, a pod's user, chown, setuid: all done as 1569"},
+		{"both", ready(t)(bothStock()), true, true, "unpack, unclaimed chown and setuid as 1569; a pod runs as 10001"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pid := func(there bool, program string, args ...string) string {
@@ -173,7 +173,7 @@ func TestExplain(t *testing.T) {
 			out := c.s.told(t, "explain", "10001")
 			var outside int
 			fmt.Sscan(strings.Fields(c.s.ReadFile("/proc/1/uid_map"))[1], &outside)
-			equal(t, "explain", out, fmt.Sprintf("plugin: %s; supervise: %s\n"+first+"  %s\n", plugin, supervise, outside+1809, c.fate))
+			equal(t, "explain", out, fmt.Sprintf("plugin: %s; supervise: %s\n"+first+"  %s\n", plugin, supervise, outside+1569, c.fate))
 		})
 	}
 }

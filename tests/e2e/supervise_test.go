@@ -112,12 +112,12 @@ func TestSupervisedPause(t *testing.T) {
 	s := ready(t)(foldedStock())
 	pod := s.pod(t, lab.Pod{})
 	equal(t, "the pause process", s.process(t, s.sandboxPid(t, pod)),
-		fmt.Sprintf("Uid: %s Gid: %s Groups: 2047", four(2047), four(2047)))
+		fmt.Sprintf("Uid: %s Gid: %s Groups: 1559", four(1559), four(1559)))
 }
 
 func TestSupervisedUnpack(t *testing.T) {
 	control, s := ready(t)(bareStock()), ready(t)(foldedStock())
-	for id, place := range map[int]int{65532: 2044, 1185200044: 1964, 4294967294: 2046} {
+	for id, place := range map[int]int{65532: 1556, 1185200044: 1076, 4294967294: 1246} {
 		t.Run(fmt.Sprint(id), func(t *testing.T) {
 			for n, o := range []lab.Owned{{Uid: id, Gid: id}, {Uid: id}, {Gid: id}} {
 				i := withFiles(fmt.Sprintf("high-%d-%d", id, n), o)
@@ -142,7 +142,7 @@ func TestSupervisedUnpackOfMany(t *testing.T) {
 		case 1:
 			return random.IntN(1 << 16)
 		case 2:
-			return random.IntN(1<<21) * 2048
+			return random.IntN(1<<21) * 1048
 		default:
 			return random.IntN(4096)
 		}
@@ -169,7 +169,7 @@ func TestSupervisedNonroot(t *testing.T) {
 		name string
 		site func() (*site, error)
 		id   int
-	}{{"supervisor", foldedStock, 2044}, {"supervisor and plugin", bothStock, 65532}} {
+	}{{"supervisor", foldedStock, 1556}, {"supervisor and plugin", bothStock, 65532}} {
 		t.Run(c.name, func(t *testing.T) {
 			s := ready(t)(c.site())
 			must(t, s.Import(i))
@@ -179,10 +179,10 @@ func TestSupervisedNonroot(t *testing.T) {
 			equal(t, "id", sh(t, r, "id -u; id -G"), fmt.Sprintf("%d\n%d", c.id, c.id))
 			equal(t, "owners inside", sh(t, r, "cd /home/nonroot && touch new /data/file && stat -c %u:%g . new"),
 				fmt.Sprintf("%d:%d\n%d:%d", c.id, c.id, c.id, c.id))
-			equal(t, "owner on the node", s.owner(t, volume.Node+"/file"), "2044:2044")
+			equal(t, "owner on the node", s.owner(t, volume.Node+"/file"), "1556:1556")
 			pid, err := r.Pid()
 			must(t, err)
-			equal(t, "the process", s.process(t, pid), fmt.Sprintf("Uid: %s Gid: %s Groups: 2044", four(2044), four(2044)))
+			equal(t, "the process", s.process(t, pid), fmt.Sprintf("Uid: %s Gid: %s Groups: 1556", four(1556), four(1556)))
 		})
 	}
 }
@@ -196,10 +196,10 @@ func TestSupervisedHighUser(t *testing.T) {
 	for n, c := range []lab.Container{c, {Image: tools, User: lab.ID(1000660000), Groups: []int{50000, 65534, 27}}} {
 		c.Name, c.Mounts = fmt.Sprintf("c%d", n), []lab.Mount{volume}
 		r := start(t, pod, c)
-		equal(t, "id -u", sh(t, r, "id -u"), "1056")
-		equal(t, "owner of a new file", sh(t, r, fmt.Sprintf("touch /data/%d && stat -c %%u:%%g /data/%d", n, n)), "1056:0")
+		equal(t, "id -u", sh(t, r, "id -u"), "1256")
+		equal(t, "owner of a new file", sh(t, r, fmt.Sprintf("touch /data/%d && stat -c %%u:%%g /data/%d", n, n)), "1256:0")
 		if n == 1 {
-			equal(t, "groups", groups(t, r), "0 27 848 2046")
+			equal(t, "groups", groups(t, r), "0 27 1558 1744")
 		}
 		if out, err := r.Sh("chown 0 /data/0 2>&1 || cat /proc/1/environ 2>&1; su 2>&1"); err == nil {
 			t.Errorf("it has rights left: %s", out)
@@ -218,7 +218,7 @@ func TestSupervisedCalls(t *testing.T) {
 	} else {
 		contains(t, "the error", err.Error(), "Invalid argument")
 	}
-	const want = "57:848\n2047:2047\n57:848\n2044:2044"
+	const want = "1817:1744\n2000:1952\n1817:1744\n1556:1556"
 	s := ready(t)(foldedStock())
 	equal(t, "owners", sh(t, start(t, s.pod(t, lab.Pod{}), lab.Container{Image: tools}), script), want)
 	// In a user namespace of the plugin's, ids that it does not map are folded just so.
@@ -226,7 +226,7 @@ func TestSupervisedCalls(t *testing.T) {
 	r := start(t, both.pod(t, annotated("claim-uids=10001")), lab.Container{Image: tools})
 	mapped(t, both, r)
 	equal(t, "chown of a claimed id", sh(t, r, "touch /tmp/own && chown 10001 /tmp/own && stat -c %u /tmp/own"), "10001")
-	if out := sh(t, r, "touch /tmp/x && chown 12345:50000 /tmp/x && stat -c %u:%g /tmp/x"); out != "57:848" {
+	if out := sh(t, r, "touch /tmp/x && chown 12345:50000 /tmp/x && stat -c %u:%g /tmp/x"); out != "1817:1744" {
 		t.Errorf("chown of an unclaimed id: %s", out)
 	}
 }
@@ -253,11 +253,11 @@ func TestSupervisedDrop(t *testing.T) {
 	for range 5 {
 		out, err = run(s, lab.Pod{Name: fmt.Sprintf("drop-%d", serial.Add(1))})
 		must(t, err)
-		equal(t, "after the drop", out, fmt.Sprintf(`Uid: %s; Gid: %s; Groups: 848 2046; CapEff: 0000000000000000
+		equal(t, "after the drop", out, fmt.Sprintf(`Uid: %s; Gid: %s; Groups: 1558 1744; CapEff: 0000000000000000
 setuid(0): operation not permitted
 setgid(0): operation not permitted
 setgroups(0): operation not permitted
-open /run/secret: permission denied`, four(1056), four(848)))
+open /run/secret: permission denied`, four(1256), four(1744)))
 	}
 }
 
@@ -287,8 +287,8 @@ func TestSupervisedOlderContainerd(t *testing.T) {
 			s.unpacked(t, stock, i)
 			pod := s.pod(t, lab.Pod{})
 			r := start(t, pod, lab.Container{Name: "nonroot", Image: i.Name})
-			equal(t, "nonroot", sh(t, r, "id -u; touch /home/nonroot/new && stat -c %u:%g /home/nonroot/new"), "2044\n2044:2044")
-			equal(t, "runAsUser", sh(t, start(t, pod, lab.Container{Name: "big", Image: userBig}), "id -u"), "1056")
+			equal(t, "nonroot", sh(t, r, "id -u; touch /home/nonroot/new && stat -c %u:%g /home/nonroot/new"), "1556\n1556:1556")
+			equal(t, "runAsUser", sh(t, start(t, pod, lab.Container{Name: "big", Image: userBig}), "id -u"), "1256")
 		})
 	}
 }

@@ -84,8 +84,8 @@ func TestContainerGetsTheMapOfTheRule(t *testing.T) {
 		{UID: 50000, GID: 3, GIDs: []uint32{2048, 27}},
 		{UID: 4294967294, GID: 4294967294},
 		{UID: 65535, GID: 65535},
-		{UID: 4092, GID: 65534}, // on the slot of 65532, which is only claimed
-		{UID: 4096, GID: 4096},  // on 0, which is root's
+		{UID: 2652, GID: 65534}, // on the slot of 65532, which is only claimed
+		{UID: 2096, GID: 2096},  // on the first slot of all
 	} {
 		t.Run(fmt.Sprint(user), func(t *testing.T) {
 			pod := wanting(fmt.Sprint("rule", i), user)
@@ -229,10 +229,10 @@ func TestOnePodOneNamespace(t *testing.T) {
 func TestCollisionsAreToldAndLargeRepliesArrive(t *testing.T) {
 	fixture(t)
 	e := start(t, engine.Config{})
-	// 5, 2053, 4101 ... all belong on slot 5, and so on for slots up to 14.
+	// 2101, 3149, 4197 ... all belong on slot 1005, and so on for slots up to 1014.
 	var claims []string
 	for i := range 300 {
-		claims = append(claims, fmt.Sprint(5+i%10+(1+i/10)*node.IDs))
+		claims = append(claims, fmt.Sprint(5+i%10+(2+i/10)*slots))
 	}
 	pod := engine.NewPod("crowded", map[string]string{engine.AnnotationKey: "claim-uids=" + strings.Join(claims, ",")})
 	adjust := create(t, e, pod, engine.NewContainer(pod, "c", engine.User{}, nil))
@@ -240,7 +240,7 @@ func TestCollisionsAreToldAndLargeRepliesArrive(t *testing.T) {
 
 	var want []uint32
 	for i := range uint32(10) {
-		want = append(want, 5+i+node.IDs)
+		want = append(want, 5+i+2*slots)
 	}
 	wantMaps(t, adjust, mapOf([]uint32{0}, append(want, defaultClaims...)), mapOf([]uint32{0}, defaultClaims))
 	var collisions []any
@@ -254,8 +254,8 @@ func TestCollisionsAreToldAndLargeRepliesArrive(t *testing.T) {
 		t.Errorf("the reply has %d bytes: too few to test a large one", size)
 	}
 
-	refusing := engine.NewPod("refusing", map[string]string{engine.AnnotationKey: "collisions=refuse claim-uids=2053,4101"})
-	wantRefusal(t, e, refusing, engine.NewContainer(refusing, "c", engine.User{}, nil), "4101")
+	refusing := engine.NewPod("refusing", map[string]string{engine.AnnotationKey: "collisions=refuse claim-uids=2101,3149"})
+	wantRefusal(t, e, refusing, engine.NewContainer(refusing, "c", engine.User{}, nil), "3149")
 }
 
 func TestRepliesOfAllSizes(t *testing.T) {

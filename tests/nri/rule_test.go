@@ -20,15 +20,18 @@ type idMap map[uint32]uint32
 // defaultClaims are held by every namespace, unless the configuration says otherwise.
 var defaultClaims = []uint32{65532, 65533, 65534, 65535}
 
-// place is the rule, for a node that maps 0 to 2047.
+// The first slot that the rule gives away, and how many there are, in a node that maps 0 to 2047.
+const (
+	base  = 1000
+	slots = node.IDs - base
+)
+
+// place is the rule.
 func place(id uint32) uint32 {
-	switch {
-	case id < node.IDs:
+	if id < node.IDs {
 		return id
-	case id%node.IDs == 0:
-		return node.IDs - 1
 	}
-	return id % node.IDs
+	return base + id%slots
 }
 
 // mapOf is the map that a container with these ids should get: it must have
@@ -43,7 +46,9 @@ func mapOf(required, optional []uint32) idMap {
 	for _, id := range required {
 		slot := place(id)
 		for owner, ok := taken[slot]; ok && owner != id; owner, ok = taken[slot] {
-			slot--
+			if slot--; slot < base {
+				slot = node.IDs - 1
+			}
 		}
 		taken[slot] = id
 	}

@@ -11,16 +11,15 @@ import (
 	"testing"
 
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
 )
 
 func TestRequiredGroupsThatCollideAllGetASlot(t *testing.T) {
 	fixture(t)
 	e := start(t, engine.Config{})
-	user := engine.User{UID: 10001, GID: 10001, GIDs: []uint32{10001 + node.IDs, 1808, 10001 + 2*node.IDs}}
+	user := engine.User{UID: 10001, GID: 10001, GIDs: []uint32{10001 + slots, 1568, 10001 + 2*slots}}
 	pod := engine.NewPod("groups", nil)
 	adjust := create(t, e, pod, engine.NewContainer(pod, "c", user, nil))
-	wantMaps(t, adjust, mapOf([]uint32{10001}, defaultClaims), mapOf([]uint32{10001, 10001 + node.IDs, 1808, 10001 + 2*node.IDs}, defaultClaims))
+	wantMaps(t, adjust, mapOf([]uint32{10001}, defaultClaims), mapOf([]uint32{10001, 10001 + slots, 1568, 10001 + 2*slots}, defaultClaims))
 	collisions := adjust.Annotations[engine.AnnotationKey+"/collisions"]
 	var list []any
 	if err := json.Unmarshal([]byte(collisions), &list); err != nil || len(list) == 0 {

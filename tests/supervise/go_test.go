@@ -110,7 +110,7 @@ func setIDsFromThreads() error {
 		if err != nil {
 			return err
 		}
-		for _, want := range []string{"Uid:\t1056\t1056\t1056\t1056\n", "Gid:\t2044\t2044\t2044\t2044\n", "Groups:\t27 848 2046 \n"} {
+		for _, want := range []string{"Uid:\t1256\t1256\t1256\t1256\n", "Gid:\t1556\t1556\t1556\t1556\n", "Groups:\t27 1558 1744 \n"} {
 			if !strings.Contains(string(text), want) {
 				return fmt.Errorf("%s has no %q:\n%s", path, want, text)
 			}

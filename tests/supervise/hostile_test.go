@@ -62,7 +62,7 @@ func TestTraced(t *testing.T) {
 			if o := run(t, supervised(caller, "@traced", mode, stage+"/f")...); o.code != 0 || o.out != want {
 				t.Errorf("%s: status %d\n%swant:\n%s", mode, o.code, o.out, want)
 			}
-			if files := tree(t); !strings.Contains(files, "f 100644 2044:2044") {
+			if files := tree(t); !strings.Contains(files, "f 100644 1556:1556") {
 				t.Errorf("the traced caller's chown:\n%s", files)
 			}
 		}

@@ -9,32 +9,32 @@ func TestRights(t *testing.T) {
 		file("own", 0o644, 1000, 1000)
 		folder("closed", 0o700, 5, 5)
 		file("closed/own", 0o644, 1000, 1000)
-		folder("listed", 0o750, 0, 1056)
+		folder("listed", 0o750, 0, 1256)
 		file("listed/own", 0o644, 1000, 1000)
-		file("of1056", 0o644, 1056, 1056)
+		file("of1256", 0o644, 1256, 1256)
 		file("suid", 0o6755, 1000, 1000)
 	}
-	ids, group := " #65532 #65532", " -1 #1000660000" // whose place is 1056
+	ids, group := " #65532 #65532", " -1 #1000660000" // whose place is 1256
 	user := "become 1000 1000 1000"
 	play(t, []scene{
 		{name: "another's file", lay: lay, steps: []string{"open 9 r roots", user, "chown s:roots" + ids, "lchown s:roots" + ids, "fchown 9" + ids, "fchownat 9 s:" + ids + " 0x1000", "chown s:roots" + group, "chown s:roots #1000660000 -1", "i386:chown32 s:roots" + ids, "chown s:/proc/self/fd/9" + ids}, want: "EPERM EPERM EPERM EPERM EPERM EPERM EPERM EPERM"},
 		{name: "an own file", lay: lay, steps: []string{user, "chown s:own" + ids, "chown s:own" + group, "chown s:own #1000660000 -1"}, want: "EPERM EPERM EPERM"},
-		{name: "to a group that the caller is in", lay: lay, steps: []string{"become 1000 1000 1000,1056", "chown s:own" + group, "chown s:own -1 #65532", "chown s:listed/own" + group, "chown s:roots" + group, "chown s:own #1000660000 #1000660000", "i386:chown s:own %0xffff %1056"}, want: "0 EPERM 0 EPERM EPERM 0"},
-		{name: "to the caller itself", lay: lay, steps: []string{"become 1056 1056 1056", "chown s:of1056 #1000660000 #1000660000", "chown s:own #1000660000 -1"}, want: "0 EPERM"},
-		{name: "behind a closed folder", lay: lay, steps: []string{"open 9 r closed/own", "become 1000 1000 1000,1056", "chown s:closed/own" + group, "chown s:closed/none" + group, "fchown 9" + group, "fchownat 9 s:" + group + " 0x1000"}, want: "EACCES EACCES 0 0"},
+		{name: "to a group that the caller is in", lay: lay, steps: []string{"become 1000 1000 1000,1256", "chown s:own" + group, "chown s:own -1 #65532", "chown s:listed/own" + group, "chown s:roots" + group, "chown s:own #1000660000 #1000660000", "i386:chown s:own %0xffff %1256"}, want: "0 EPERM 0 EPERM EPERM 0"},
+		{name: "to the caller itself", lay: lay, steps: []string{"become 1256 1256 1256", "chown s:of1256 #1000660000 #1000660000", "chown s:own #1000660000 -1"}, want: "0 EPERM"},
+		{name: "behind a closed folder", lay: lay, steps: []string{"open 9 r closed/own", "become 1000 1000 1000,1256", "chown s:closed/own" + group, "chown s:closed/none" + group, "fchown 9" + group, "fchownat 9 s:" + group + " 0x1000"}, want: "EACCES EACCES 0 0"},
 		{name: "behind a folder of a group", lay: lay, steps: []string{user, "chown s:listed/own" + group}, want: "EACCES"},
-		{name: "root in a foreigner's folder", lay: lay, steps: []string{"become 0 0 1056", "chown s:/run/foreign/file" + ids, "become 0 0 1", "chown s:/run/foreign/file" + ids}, want: "0 EACCES"},
+		{name: "root in a foreigner's folder", lay: lay, steps: []string{"become 0 0 1256", "chown s:/run/foreign/file" + ids, "become 0 0 1", "chown s:/run/foreign/file" + ids}, want: "0 EACCES"},
 		{name: "root without capabilities", lay: lay, steps: []string{"caps none", "chown s:roots" + ids, "chown s:own" + ids, "chown s:closed/own" + ids}, want: "EPERM EPERM EACCES"},
 		{name: "root with CAP_CHOWN alone", lay: lay, steps: []string{"caps chown", "chown s:roots" + ids, "chown s:own" + ids, "chown s:closed/own" + ids, "chown s:suid" + ids}, want: "0 0 EACCES EPERM"},
 		{name: "root without CAP_CHOWN", lay: lay, steps: []string{"caps dac,search,fowner,setuid,setgid,fsetid", "chown s:roots" + ids, "chown s:closed/own" + ids, "chown s:none" + ids}, want: "EPERM EPERM ENOENT"},
 		{name: "a user with CAP_CHOWN alone", lay: lay, steps: []string{user, "caps chown", "chown s:roots" + ids, "chown s:closed/own" + ids, "chown s:suid" + ids}, want: "0 EACCES 0"},
-		{name: "a user with CAP_DAC_READ_SEARCH", lay: lay, steps: []string{"become 1000 1000 1056", "caps search", "chown s:closed/own" + group, "chown s:closed/own" + ids}, want: "0 EPERM"},
+		{name: "a user with CAP_DAC_READ_SEARCH", lay: lay, steps: []string{"become 1000 1000 1256", "caps search", "chown s:closed/own" + group, "chown s:closed/own" + ids}, want: "0 EPERM"},
 		{name: "the file-system ids count", lay: lay, steps: []string{"keepcaps", "caps setuid", "setfsuid 1000", "chown s:own" + ids, "chown s:closed/own" + ids}, want: "0 EPERM EACCES", native: true},
 		{name: "one thread's rights", lay: lay, steps: []string{"thread 262144", user, "chown s:roots" + ids, "chown s:own -1 #1000660000", "setresuid #65532 #65532 #65532", "status"}, want: "EPERM EPERM EPERM", native: true},
 		// /proc/PID/root and cwd of such a process lead nowhere, those of its threads still do.
 		{name: "a process without its first thread", lay: lay, steps: []string{"orphan", "chown s:roots" + ids, "lchown s:closed/own" + ids, "setgroups 2 g:#65532,5", "setresgid #65532 -1 -1", "setresuid #65532 #65532 #65532", "status", "setuid 0"}, want: "0 0 0 0 0 EPERM"},
 		{name: "a caller that may not be read", lay: lay, steps: []string{"dumpable 0", "chown s:roots" + ids, "setresgid #65532 #65532 #65532", "setgroups 2 g:#65532,5", "status"}, want: "0 0 0"},
-		{name: "a user that may not be read", lay: lay, steps: []string{"become 1000 1000 1056", "dumpable 0", "chown s:own" + group, "chown s:roots" + group}, want: "0 EPERM"},
+		{name: "a user that may not be read", lay: lay, steps: []string{"become 1000 1000 1256", "dumpable 0", "chown s:own" + group, "chown s:roots" + group}, want: "0 EPERM"},
 	})
 }
 

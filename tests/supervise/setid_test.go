@@ -9,7 +9,7 @@ import (
 func TestSetIDs(t *testing.T) {
 	lay := func() {
 		file("secret", 0o600, 0, 0)
-		file("own", 0o600, 2044, 2044)
+		file("own", 0o600, 1556, 1556)
 	}
 	scenes := []scene{
 		{name: "setuid", steps: []string{"setuid #65532", "status", "read secret", "setuid 0", "setuid #65532", "setuid #12345"}, want: "0 EACCES EPERM 0 EPERM"},
@@ -19,16 +19,16 @@ func TestSetIDs(t *testing.T) {
 		{name: "setresuid", steps: []string{"setresuid #65532 #12345 #4294967294", "status", "read secret", "setresuid -1 #65532 -1", "status", "setresuid 0 -1 -1", "setresuid -1 -1 #1185200044"}, want: "0 EACCES 0 EPERM EPERM"},
 		{name: "setresgid", steps: []string{"setresgid #65532 #12345 #4294967294", "status", "setresgid -1 #2048 -1", "status"}, want: "0 0"},
 		{name: "all of them", lay: lay, steps: []string{"setgroups 2 g:#65532,#65533", "setresgid #65532 #65532 #65532", "setresuid #65532 #65532 #65532", "status", "read own", "read secret", "setuid 0", "setgid 0", "setgroups 0 null", "setresuid 0 -1 -1"}, want: "0 0 0 0 EACCES EPERM EPERM EPERM EPERM"},
-		{name: "nobody becomes root", steps: []string{"keepcaps", "setresuid #2048 #4096 #4294965248", "setresgid #2048 #4096 #4294965248", "setgroups 3 g:#2048,#4096,#4294965248", "status"}, want: "0 0 0"},
-		{name: "edges", steps: []string{"keepcaps", "setresuid 2047 #2048 #65534", "status", "setresuid -1 -1 -1", "setresuid 0xdeadbeefffffffff #0xdeadbeef0000fffc -1", "status", "setuid #0xffffffff00003039", "setuid -1", "setgid all:0xdeadbeefffffffff", "setreuid all:0xdeadbeefffffffff #0x100010000", "setfsuid -1", "status"}, want: "0 0 0 0 EINVAL EINVAL 0 2047"},
+		{name: "nobody becomes a system user", steps: []string{"keepcaps", "setresuid #2048 #4096 #4294965248", "setresgid #2048 #4096 #4294965248", "setgroups 3 g:#2048,#4096,#4294965248", "status"}, want: "0 0 0"},
+		{name: "edges", steps: []string{"keepcaps", "setresuid 2047 #2048 #65534", "status", "setresuid -1 -1 -1", "setresuid 0xdeadbeefffffffff #0xdeadbeef0000fffc -1", "status", "setuid #0xffffffff00003039", "setuid -1", "setgid all:0xdeadbeefffffffff", "setreuid all:0xdeadbeefffffffff #0x100010000", "setfsuid -1", "status"}, want: "0 0 0 0 EINVAL EINVAL 0 1560"},
 		// These answer with the id before, and never with an error.
-		{name: "setfsuid", steps: []string{"setfsuid #65532", "status", "read secret", "setfsuid 0", "setfsuid #2048", "setfsuid -1", "status"}, want: "0 EACCES 2044 0 2047", native: true},
-		{name: "setfsgid", steps: []string{"setfsgid #65532", "status", "setfsgid #12345", "setfsgid -1", "status"}, want: "0 2044 57", native: true},
+		{name: "setfsuid", steps: []string{"setfsuid #65532", "status", "read secret", "setfsuid 0", "setfsuid #2048", "setfsuid -1", "status"}, want: "0 EACCES 1556 0 2000", native: true},
+		{name: "setfsgid", steps: []string{"setfsgid #65532", "status", "setfsgid #12345", "setfsgid -1", "status"}, want: "0 1556 1817", native: true},
 		{name: "a thread alone", steps: []string{"thread 262144", "setresuid #65532 #65532 #65532", "status", "read secret"}, want: "0 EACCES"},
 		{name: "in a vfork child", steps: []string{"vfork", "setgroups 2 g:#65532,#65533", "setgid #65532", "setuid #65532", "status"}, want: "0 0 0"},
 		{name: "without rights", steps: []string{"become 1000 1000 1000", "setuid #65532", "setgid #65532", "setreuid #65532 -1", "setregid -1 #65532", "setresuid #65532 -1 -1", "setresgid #65532 -1 -1", "setgroups 1 g:#65532", "setgroups 1 bad", "setgroups 70000 bad", "setfsuid #65532", "setfsgid #65532", "status", "i386:setuid32 #65532", "i386:setgroups32 1 g:#65532"},
 			want: "EPERM EPERM EPERM EPERM EPERM EPERM EPERM EPERM EPERM 1000 1000 EPERM EPERM", native: true},
-		{name: "to itself", steps: []string{"become 1056 1056 1056", "setuid #1000660000", "setresgid #1000660000 #1056 #1000660000", "setresuid #1000660000 -1 #65532", "status"}, want: "0 0 EPERM"},
+		{name: "to itself", steps: []string{"become 1256 1256 1256", "setuid #1000660000", "setresgid #1000660000 #1256 #1000660000", "setresuid #1000660000 -1 #65532", "status"}, want: "0 0 EPERM"},
 		{name: "root without CAP_SETUID", steps: []string{"caps setgid", "setuid #65532", "setresuid #65532 #65532 #65532", "setgid #65532", "setgroups 1 g:#65532"}, want: "EPERM EPERM 0 0"},
 		{name: "a user with CAP_SETUID alone", steps: []string{"become 1000 1000 1000", "caps setuid", "setgroups 1 g:#65532", "setgid #65532", "setresuid #65532 #65532 #65532", "status", "setuid #12345"}, want: "EPERM EPERM 0 0", native: true},
 	}
@@ -91,9 +91,9 @@ func TestSetGroupsOfHalfAFile(t *testing.T) {
 func TestSetIDs386(t *testing.T) {
 	play(t, []scene{
 		{name: "32 bits", steps: []string{"keepcaps", "i386:setuid32 #65532", "i386:setgid32 #65532", "status", "i386:setreuid32 #12345 -1", "i386:setregid32 -1 #12345", "status", "i386:setresuid32 #1185200044 #65533 -1", "i386:setresgid32 -1 #2048 #4096", "status", "i386:setfsuid32 #4294967294", "i386:setfsgid32 #65532", "status", "i386:setuid32 -1"},
-			want: "0 0 0 0 0 0 2045 2047 EINVAL"},
+			want: "0 0 0 0 0 0 1557 2000 EINVAL"},
 		{name: "16 bits", steps: []string{"keepcaps", "i386:setuid %65532", "i386:setgid %65532", "status", "i386:setreuid %12345 %0xffff", "i386:setregid %0xffff %12345", "status", "i386:setresuid %50000 %65533 %0xffff", "i386:setresgid %0xabcdffff %2048 %0x1234fffc", "status", "i386:setfsuid %65534", "i386:setfsgid %65532", "status", "i386:setuid 0xffff"},
-			want: "0 0 0 0 0 0 2045 2047 EINVAL"},
+			want: "0 0 0 0 0 0 1557 2000 EINVAL"},
 		{name: "dirty high words", steps: []string{"keepcaps", "i386:setuid32 #0xdeadbeef0000fffc", "i386:setresgid32 #0xffffffff00003039 all:0xdeadbeefffffffff #0x100010000", "status"}, want: "0 0"},
 		{name: "gone", lay: func() { file("secret", 0o600, 0, 0) }, steps: []string{"i386:setuid32 #65532", "read secret", "i386:setuid32 0", "setuid 0"}, want: "0 EACCES EPERM EPERM"},
 	})
@@ -112,8 +112,8 @@ func Test386Program(t *testing.T) {
 				t.Errorf("%q: status %d, want %d\n%s", c.argv, o.code, c.code, o.out)
 			}
 		}
-		if files := tree(t); !strings.Contains(files, "file32 100644 1056:0\n") {
-			t.Errorf("the file is not 1056's:\n%s", files)
+		if files := tree(t); !strings.Contains(files, "file32 100644 1256:0\n") {
+			t.Errorf("the file is not 1256's:\n%s", files)
 		}
 	})
 }
@@ -130,8 +130,8 @@ func TestThreads(t *testing.T) {
 func TestSetIDsAreTheRule(t *testing.T) {
 	inNode(t, func(t *testing.T) {
 		o := run(t, supervised(caller, "setgroups 3 g:#50000,#65534,27", "setresgid #1185200044 #12345 #2048", "setresuid #1000660000 #65532 #4294967294", "status")...)
-		want := fmt.Sprintf("Uid:\t%d\t%d\t%d\t%d\nGid:\t%d\t%d\t%d\t%d\nGroups:\t27 848 2046 \n",
-			1056, 2044, 2046, 2044, place(1185200044), 57, 2047, 57)
+		want := fmt.Sprintf("Uid:\t%d\t%d\t%d\t%d\nGid:\t%d\t%d\t%d\t%d\nGroups:\t27 1558 1744 \n",
+			1256, 1556, 1246, 1556, 1076, 1817, 2000, 1817)
 		if !strings.Contains(o.out, want) {
 			t.Errorf("got:\n%swant:\n%s", o.out, want)
 		}

@@ -7,6 +7,7 @@ use super::super::json::quote;
 use super::super::subid::{Granted, Ids};
 use super::{Plan, image};
 use crate::map::layout::{Layout, Limit};
+use crate::map::pool::rule;
 use crate::map::ranges::Ranges;
 
 /// Columns of a terminal.
@@ -44,11 +45,15 @@ pub fn text(plan: &Plan) -> String {
     line(
         &mut out,
         &if uid_pool == gid_pool {
-            format!("  pool  {uid_pool}: any other id is placed on id mod {uid_pool}")
+            format!("  pool  {uid_pool}: any other id is placed on {}", rule(uid_pool))
         } else {
-            format!("  pool  {uid_pool} uids, {gid_pool} gids: any other id is placed on id mod pool")
+            let (uids, gids) = (rule(uid_pool), rule(gid_pool));
+            format!(
+                "  pool  {uid_pool} uids, {gid_pool} gids: any other uid is placed on\n        {uids}, gid on {gids}"
+            )
         },
     );
+    line(&mut out, "        another map later re-owns what such ids have on volumes");
     for (kind, (_, layout)) in [("uids", &plan.uids), ("gids", &plan.gids)] {
         if let Some(limit) = layout.limit {
             let why = match limit {
@@ -312,7 +317,8 @@ ids of alice, from /etc/subuid and /etc/subgid
 map of the node, container:intermediate:amount (0 is the user's own id)
   uids  0:0:1025 3000:1025:1 65532:1026:4 1000000:1030:1019
   gids  0:0:1025 10001:1025:1 65532:1026:4 1000000:1030:1019
-  pool  1025: any other id is placed on id mod 1025
+  pool  1025: any other id is placed on 512 + id mod 513
+        another map later re-owns what such ids have on volumes
   without uids 2102-2103, 7474, 8737, 8983, 9999-10001, 11211, 50000, 200000,
                4000000: at least half of the ids stay in the pool
   without gids 2102-2103, 7474, 8737, 8983, 9999-10000, 11211, 50000: at least

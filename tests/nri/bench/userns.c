@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 /* The map of a container that runs as 10001 on a node with ids 0 to 2047. */
-static const char map[] = "0 0 1809\n10001 1809 1\n1810 1810 234\n65532 2044 4\n";
+static const char map[] = "0 0 1556\n1560 1560 9\n1570 1570 478\n10001 1569 1\n65532 1556 4\n";
 
 static void write_map(pid_t child, const char *kind)
 {

@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #define POOL 2048u
+#define BASE 1000u
 
 enum abi { X64, I386, X32 };
 
@@ -39,7 +40,7 @@ static inline unsigned place(unsigned id)
 {
     if (id == -1u || id < POOL)
         return id;
-    return id % POOL ? id % POOL : POOL - 1;
+    return BASE + id % (POOL - BASE);
 }
 
 /* Whether a marked id is to be placed by the caller itself: the run that says what is right. */

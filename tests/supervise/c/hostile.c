@@ -317,7 +317,7 @@ int race_main(int argc, char **argv)
     if (is_rename)
         must(chroot(".") == 0 && chdir("/a/b/c/d") == 0);
     else
-        must(syscall(SYS_setgroups, 1, (gid_t[]){1056}) == 0 && syscall(SYS_setresgid, 1000, 1000, 1000) == 0 &&
+        must(syscall(SYS_setgroups, 1, (gid_t[]){1256}) == 0 && syscall(SYS_setresgid, 1000, 1000, 1000) == 0 &&
              syscall(SYS_setresuid, 1000, 1000, 1000) == 0);
     start_thread(&thread, 64 * 1024, swap, NULL);
     long long end = now_us() + atof(argv[2]) * 1000000;

@@ -23,15 +23,15 @@ void _start(void)
         bad = 2;
     else if (groups[0] != 65532 || groups[1] != 50000)
         bad = 22;
-    else if (call(80, 4, (long)got, 0) != 2 || got[0] + got[1] != 2044 + 848)
+    else if (call(80, 4, (long)got, 0) != 2 || got[0] + got[1] != 1556 + 1744)
         bad = 23;
     else if (call(210, 65532, 65533, 1185200044))
         bad = 3;
-    else if (call(211, (long)&id[0], (long)&id[1], (long)&id[2]) || id[0] != 2044 || id[1] != 2045 || id[2] != 1185200044 % 2048)
+    else if (call(211, (long)&id[0], (long)&id[1], (long)&id[2]) || id[0] != 1556 || id[1] != 1557 || id[2] != 1000 + 1185200044 % 1048)
         bad = 24;
     else if (call(164, 65532, 65532, 0xffff)) /* -1 in 16 bits: the saved one stays */
         bad = 4;
-    else if (call(209, (long)&id[0], (long)&id[1], (long)&id[2]) || id[0] != 2044 || id[1] != 2044 || id[2] != 0)
+    else if (call(209, (long)&id[0], (long)&id[1], (long)&id[2]) || id[0] != 1556 || id[1] != 1556 || id[2] != 0)
         bad = 25;
     call(1, bad, 0, 0);
     for (;;)

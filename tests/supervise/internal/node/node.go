@@ -25,7 +25,7 @@ const (
 
 	// ForeignDir is a folder of an owner that the node does not know; the group ForeignGroup may go there.
 	ForeignDir   = "/run/foreign"
-	ForeignGroup = 1056
+	ForeignGroup = 1256
 
 	// firstHostID is where the ids of the node start outside of it.
 	firstHostID = 2937359488
