@@ -207,7 +207,7 @@ int signals_main(int argc, char **argv)
         die("%d queued signals were sent, %d arrived", sent[0], queued);
     if (ticks < 10 || queued < 10)
         die("only %d ticks and %d signals came: too few to show anything", ticks, queued);
-    if (interrupted > (files + set_ids) / 100)
+    if (interrupted > (files + set_ids) / 10) /* on an idle machine it is one in thousands */
         die("%d calls were interrupted: they are not received at once", interrupted);
     puts("fine");
     return 0;
