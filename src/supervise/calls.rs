@@ -31,6 +31,11 @@ pub struct Call {
 }
 
 impl Op {
+    /// Whether it changes a file, which can take long.
+    pub fn is_chown(self) -> bool {
+        !matches!(self, Op::Uids(_) | Op::Gids(_) | Op::Groups)
+    }
+
     /// The position of the first id among the arguments, and how many ids there are.
     pub fn ids(self) -> (usize, usize) {
         match self {

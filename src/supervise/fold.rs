@@ -43,7 +43,11 @@ pub fn plan(n: &Notification, call: Call, node: &Node, thread: &Thread, pin: &mu
     }
     let names = Names { ids, node, narrow: call.narrow };
     match call.op {
-        Op::Groups => names.groups(n),
+        Op::Groups => match names.groups(n)? {
+            // x32: most kernels have no such calls, and say so first.
+            Plan::Refuse(_) if n.nr != call.nr => Ok(Plan::LetThrough),
+            plan => Ok(plan),
+        },
         Op::Uids(count) => Ok(names.arguments(n.args, 0, &[Kind::User; 3][..count])),
         Op::Gids(count) => Ok(names.arguments(n.args, 0, &[Kind::Group; 3][..count])),
         _ => Ok(names.arguments(n.args, call.op.ids().0, &[Kind::User, Kind::Group])),

@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::caller::{Ids, Node};
-use super::calls::{self, Op};
+use super::calls;
 use super::keeper::Keeper;
 use super::table::{Count, MAX_WORKERS, Owner, SLOTS, Slot, State, Table, Word};
 use super::thread::{Proc, Thread};
@@ -237,7 +237,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
         let Some(call) = call else { return self.shared.answer(&slot, Answer::Continue) };
         // Whether there are x32 calls is for the kernel to say: most have none.
         let is_x32 = n.nr != call.nr;
-        if !matches!(call.op, Op::Uids(_) | Op::Gids(_) | Op::Groups) && !is_x32 && self.chown(&n, call) {
+        if call.op.is_chown() && !is_x32 && self.chown(&n, call) {
             return self.shared.answer(&slot, Answer::Done);
         }
         let container = Thread::turn_to(&mut self.caller, &self.proc, n.tid).container();
@@ -375,16 +375,26 @@ impl<'a, 'k> Receiver<'a, 'k> {
         let found: Vec<_> = table.used().filter_map(|number| theirs(&number)).collect();
         // First of all those in the middle of a call: what was replaced is to be put back, by a worker that has not begun
         // with anything else.
-        let (in_call, others): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|(_, state, _)| matches!(state, State::Folded | State::PutBack));
+        let waits = |number: u32| {
+            let id = table.slot(number).call().id;
+            id != 0 && seccomp::is_waiting(self.shared.listener.as_fd(), id)
+        };
+        let (in_call, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(number, state, owner)| {
+            let is_noted = || table.undo(owner.worker.into()).is_of(table.slot(*number).call().tid);
+            match state {
+                State::Folded | State::PutBack => true,
+                // It may have died between replacing an array and saying so.
+                State::Queued => is_noted() && !waits(*number),
+                _ => false,
+            }
+        });
         for (number, _, owner) in &in_call {
             self.have_put_back(*number, *owner);
         }
         for (number, ..) in &others {
             let slot = table.slot(*number);
             // A call in it that nobody waits for is one that was answered, or whose caller is gone, or that is made again.
-            let n = slot.call();
-            if n.id == 0 || !seccomp::is_waiting(self.shared.listener.as_fd(), n.id) {
+            if !waits(*number) {
                 slot.free();
             } else {
                 slot.set(State::Received, Owner { turn: self.turn, worker: 0 });

@@ -134,6 +134,7 @@ impl Table {
             is_free && word.compare_exchange(taken, turn.into(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })?;
         self.done(number).store(0, Ordering::Release);
+        self.undo(number).clear();
         Some(number as u16)
     }
 
@@ -261,6 +262,11 @@ impl Undo {
             other.note(tid, address, &theirs, &ours);
             self.clear();
         }
+    }
+
+    /// Whether something of this thread's is noted.
+    pub fn is_of(&self, tid: u32) -> bool {
+        tid != 0 && self.0[0].load(Ordering::Acquire) as u32 == tid
     }
 
     /// What is noted: thread, address, what was there, and what is there if nobody else has changed it.

@@ -36,6 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// So often what comes next is looked for before it is waited for: it mostly comes within microseconds, and to be woken on
 /// an idle processor takes longer. The thread may be on our processor, so it is given that each time.
 const TRIES: u32 = 64;
+/// A call that signals have interrupted so often on its way is made without them: else one who gets signals faster than
+/// his call can be prepared would ask for ever.
+const MAX_SIGNALS: u32 = 3;
+/// Threads whose interruptions are counted.
+const MAX_INTERRUPTED: usize = 1024;
 /// Ids of a container that are told of in the log; more are not.
 const MAX_TOLD: usize = 64;
 
@@ -46,6 +51,8 @@ struct Held {
     plan: Plan,
     at: At,
     since: Instant,
+    /// The signals that it blocks by itself, while all are blocked on its way.
+    blocks: Option<u64>,
 }
 
 /// Where it is.
@@ -70,8 +77,9 @@ pub struct Worker<'a> {
     owner: Owner,
     calls: File,
     held: HashMap<u32, Held>,
-    /// Calls that wait: setgroups, since one array of a container is replaced at a time (processes can share memory); and
-    /// calls of threads that are still held for an earlier one.
+    /// How often a thread's call has been interrupted on its way.
+    signals: HashMap<u32, u32>,
+    /// setgroups calls that wait: one array of a container is replaced at a time, since processes can share memory.
     waiting: VecDeque<u32>,
     /// Calls of threads that a dead worker of ours still holds, and since when.
     refused: Vec<(u32, Instant)>,
@@ -95,6 +103,7 @@ impl<'a> Worker<'a> {
             calls,
             held,
             waiting,
+            signals: HashMap::new(),
             refused: Vec::new(),
             array: None,
             caller,
@@ -175,12 +184,17 @@ impl<'a> Worker<'a> {
         let Some(call) = call.filter(|_| n.arch != calls::ARM.audit) else {
             return self.answer(slot, Answer::Continue);
         };
-        if self.held.get(&n.tid).is_some_and(|held| held.at == At::PutBack) {
-            // It asks anew, or asks again for the call that it is in. It is to get back what was replaced before it makes
-            // that call once more.
-            return self.answer(slot, Answer::Restart);
+        if let Some(held) = self.held.get(&n.tid) {
+            match held.at {
+                // It asks once more for the call that it is in, but not as it should: the kernel is to say what is wrong.
+                At::Exit => return self.answer(slot, Answer::Continue),
+                // It has asked anew before it came to its stop.
+                _ if self.restart(slot, n.tid) => return,
+                // It is not ours any more.
+                _ => drop(self.held.remove(&n.tid).map(|held| self.end(held, 0))),
+            }
         }
-        if self.held.contains_key(&n.tid) || (groups(&call) && self.array.is_some()) {
+        if groups(&call) && self.array.is_some() {
             return self.waiting.push_back(slot);
         }
         let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
@@ -195,6 +209,10 @@ impl<'a> Worker<'a> {
         if ptrace::seize(n.tid).is_err() {
             // A dying thread says EPERM as well.
             if valid() {
+                // One that we let go while it was not stopped, which had no effect.
+                if self.restart(slot, n.tid) {
+                    return;
+                }
                 if since.elapsed() < PATIENCE && self.is_about_to_be_let_go(n.tid) {
                     return self.refused.push((slot, since));
                 }
@@ -212,7 +230,17 @@ impl<'a> Worker<'a> {
         if let Plan::Array { .. } = plan {
             self.array = Some(n.tid);
         }
-        self.held.insert(n.tid, Held { slot, n, plan, at, since: Instant::now() });
+        self.held.insert(n.tid, Held { slot, n, plan, at, since: Instant::now(), blocks: None });
+    }
+
+    /// Has a thread that we trace make its call again, after a stop. False: we do not. Without a stop to come the kernel would
+    /// not make the call again, but return this answer.
+    fn restart(&self, slot: u32, tid: u32) -> bool {
+        let ours = ptrace::interrupt(tid).is_ok();
+        if ours {
+            self.answer(slot, Answer::Restart);
+        }
+        ours
     }
 
     /// Begins with a thread that a dead worker has left in its call.
@@ -227,9 +255,13 @@ impl<'a> Worker<'a> {
             (Some(Op::Groups), _) => Plan::LetThrough,
             _ => Plan::Arguments(folded),
         };
-        let held = Held { slot, n, plan, at: At::PutBack, since: Instant::now() };
+        let held = Held { slot, n, plan, at: At::PutBack, since: Instant::now(), blocks: None };
         match ptrace::seize(n.tid).and_then(|()| ptrace::interrupt(n.tid)) {
-            Ok(()) => drop(self.held.insert(n.tid, held)),
+            Ok(()) => {
+                // Should it be waiting for an answer to this call still.
+                let _ = seccomp::send(self.shared.listener.as_fd(), n.id, Answer::Restart);
+                self.held.insert(n.tid, held);
+            }
             // It is gone.
             Err(_) => self.end(held, 0),
         }
@@ -262,18 +294,20 @@ impl<'a> Worker<'a> {
     /// A thread has stopped, or is gone.
     fn went_on(&mut self, tid: u32, stop: Stop) {
         let Some(mut held) = self.held.remove(&tid) else {
-            // It was let go before, and has died meanwhile.
+            // It was let go while it was not stopped, which had no effect; or it has died.
+            let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
+            let _ = ptrace::detach(tid, signal);
             return;
         };
         if held.at == At::PutBack && stop != Stop::Gone {
             let _ = self.put_back(&held);
         }
         match (held.at, stop) {
-            (At::Stop, Stop::Trap) if self.to_entry(&held).is_ok() => {
+            (At::Stop, Stop::Trap) if self.to_entry(&mut held).is_ok() => {
                 held.at = At::Entry;
                 self.held.insert(tid, held);
             }
-            (At::Entry, Stop::Syscall) if self.enter(&held).is_ok() => {
+            (At::Entry, Stop::Syscall) if self.enter(&mut held).is_ok() => {
                 held.at = At::Exit;
                 self.held.insert(tid, held);
             }
@@ -281,21 +315,32 @@ impl<'a> Worker<'a> {
                 let _ = self.leave(&held);
                 self.end(held, 0);
             }
-            (_, Stop::Signal(signal)) => self.end(held, signal),
+            (_, Stop::Signal(signal)) => {
+                self.interrupted(tid);
+                self.end(held, signal);
+            }
             _ => self.end(held, 0),
         }
     }
 
     /// It has stopped as we asked it to: lets it go on to its call.
-    fn to_entry(&self, held: &Held) -> io::Result<()> {
-        match Registers::read(held.n.tid)?.restarts(held.n.nr) {
-            true => ptrace::to_syscall(held.n.tid),
-            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    fn to_entry(&self, held: &mut Held) -> io::Result<()> {
+        let tid = held.n.tid;
+        if !Registers::read(tid)?.restarts(held.n.nr) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
+        if self.signals.get(&tid).is_some_and(|signals| *signals >= MAX_SIGNALS) {
+            held.blocks = Some(ptrace::block_signals(tid)?);
+        }
+        ptrace::to_syscall(tid)
     }
 
     /// It is about to make a call: if that is the one that was asked about, with the folded arguments.
-    fn enter(&self, held: &Held) -> io::Result<()> {
+    fn enter(&self, held: &mut Held) -> io::Result<()> {
+        // A call that changes ids may have to ask once more, and takes no time.
+        if calls::arch(held.n.arch).and_then(|arch| arch.call(held.n.nr)).is_some_and(|call| call.op.is_chown()) {
+            unblock(held);
+        }
         let n = &held.n;
         let now = Syscall::read(n.tid)?;
         if (now.entry(), now.arch, now.ip, now.args) != (Some(n.nr), n.arch, n.ip, n.args) {
@@ -309,8 +354,6 @@ impl<'a> Worker<'a> {
                 self.replace(n, n.args, *folded)?;
             }
             Plan::Array { address, theirs, ours } => {
-                slot.set_folded(n.args);
-                slot.set(State::Folded, self.owner);
                 self.undo().note(n.tid, *address, theirs, ours);
                 let memory = Thread::open(&self.proc, n.tid).memory()?;
                 // A part of it may have been written. Where nothing can be (a shared mapping that is only to be read), the
@@ -318,6 +361,9 @@ impl<'a> Worker<'a> {
                 if memory.write_all_at(ours, *address).is_err() {
                     let _ = memory.write_all_at(theirs, *address);
                 }
+                // Not before: what the thread asks once more is let through from now on.
+                slot.set_folded(n.args);
+                slot.set(State::Folded, self.owner);
             }
             Plan::LetThrough | Plan::Refuse(_) => {}
         }
@@ -344,10 +390,22 @@ impl<'a> Worker<'a> {
         // anew: by itself it never returns EINTR.
         regs.set_result(if result == -ERESTARTSYS { -ERESTARTNOINTR } else { result });
         regs.write(n.tid)?;
+        match result == -ERESTARTSYS {
+            true => self.interrupted(n.tid),
+            false => drop(self.signals.remove(&n.tid)),
+        }
         if result >= 0 {
             self.tell(n);
         }
         Ok(())
+    }
+
+    /// A signal has come before a call was made.
+    fn interrupted(&mut self, tid: u32) {
+        if self.signals.len() >= MAX_INTERRUPTED {
+            self.signals.clear();
+        }
+        *self.signals.entry(tid).or_default() += 1;
     }
 
     fn replace(&self, n: &Notification, from: [u64; 6], to: [u64; 6]) -> io::Result<()> {
@@ -362,13 +420,14 @@ impl<'a> Worker<'a> {
 
     /// Lets a stopped thread go, with this signal, and goes on with what waited for it. One that has died meanwhile is
     /// reaped later.
-    fn end(&mut self, held: Held, signal: i32) {
+    fn end(&mut self, mut held: Held, signal: i32) {
         if self.array == Some(held.n.tid) {
             self.undo().clear();
             self.array = None;
         }
         // Before it goes on: what it asks from then on is about another call.
         self.shared.table.slot(held.slot).free();
+        unblock(&mut held);
         let _ = ptrace::detach(held.n.tid, signal);
         self.shared.table.done(self.owner.worker.into()).fetch_add(1, Ordering::Relaxed);
         for _ in 0..self.waiting.len() {
@@ -441,6 +500,14 @@ impl<'a> Worker<'a> {
             let why = "is traced, or may not be: its chown and set-id calls with unmapped ids fail";
             self.shared.say(Level::Warning, format_args!("thread {tid} {why}"));
         }
+    }
+}
+
+/// Takes back what `to_entry` has done to a thread's signals.
+fn unblock(held: &mut Held) {
+    if let Some(mask) = held.blocks.take() {
+        // It may be gone.
+        let _ = ptrace::set_blocked_signals(held.n.tid, mask);
     }
 }
 

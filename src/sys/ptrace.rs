@@ -96,6 +96,24 @@ pub fn to_syscall(tid: u32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL as libc::c_uint, tid, 0)
 }
 
+/// Blocks all signals of a stopped thread and returns those that were blocked before.
+pub fn block_signals(tid: u32) -> io::Result<u64> {
+    const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+    let mut mask = 0u64;
+    // SAFETY: the kernel writes the 8 bytes of `mask`.
+    cerr(unsafe { libc::syscall(libc::SYS_ptrace, PTRACE_GETSIGMASK, tid, size_of::<u64>(), &raw mut mask) })?;
+    set_blocked_signals(tid, u64::MAX)?;
+    Ok(mask)
+}
+
+/// Has a stopped thread block just these signals.
+pub fn set_blocked_signals(tid: u32, mask: u64) -> io::Result<()> {
+    const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+    // SAFETY: the kernel reads the 8 bytes of `mask`.
+    cerr(unsafe { libc::syscall(libc::SYS_ptrace, PTRACE_SETSIGMASK, tid, size_of::<u64>(), &raw const mask) })
+        .map(drop)
+}
+
 /// Lets it go for good, with this signal (0: none). ESRCH: it was killed meanwhile, which is told by `stopped` later.
 pub fn detach(tid: u32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_DETACH as libc::c_uint, tid, signal as usize)

@@ -118,7 +118,7 @@ int main(int argc, char **argv)
         {"@threads", threads_main}, {"@setxid", setxid_main}, {"@shared", shared_main}, {"@signals", signals_main},
         {"@reuse", reuse_main},     {"@traced", traced_main}, {"@stop", stop_main},     {"@vanish", vanish_main},
         {"@storm", storm_main},     {"@race", race_main},     {"@fuse", fuse_main},     {"@chowns", chowns_main},
-        {"@flood", flood_main},
+        {"@flood", flood_main},     {"@fuzz", fuzz_main},
     };
     setvbuf(stdout, NULL, _IOLBF, 0);
     argc--, argv++;

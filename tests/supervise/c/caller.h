@@ -86,5 +86,6 @@ int race_main(int argc, char **argv);
 int fuse_main(int argc, char **argv);
 int chowns_main(int argc, char **argv);
 int flood_main(int argc, char **argv);
+int fuzz_main(int argc, char **argv);
 
 #endif

@@ -32,6 +32,9 @@ const (
 
 	roleVar  = "SUPERVISE_ROLE"
 	filesVar = "SUPERVISE_FILES"
+
+	// WideVar set makes a node that maps far more ids: all that most programs ever use, for comparison.
+	WideVar = "SUPERVISE_WIDE"
 )
 
 // Inside tells whether this process is in a node.
@@ -118,6 +121,14 @@ func outer() error {
 	cmd.Dir = "/run/tmp"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: firstHostID, Size: IDs}}
+	if os.Getenv(WideVar) != "" {
+		const size = 1300000000
+		ids = []syscall.SysProcIDMap{
+			{ContainerID: 0, HostID: firstHostID, Size: size},
+			{ContainerID: 1 << 31, HostID: firstHostID + size, Size: 1},
+			{ContainerID: 1<<32 - 2, HostID: firstHostID + size + 1, Size: 1},
+		}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:                 unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC,
 		UidMappings:                ids,
