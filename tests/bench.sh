@@ -32,6 +32,10 @@ cd "$root/tests/nri"
 CGO_ENABLED=0 go build -buildvcs=false -ldflags "-s -w" -o "$work/nothing" ./bench/nothing
 CGO_ENABLED=0 go build -buildvcs=false -o "$work/bench" ./bench
 gcc -O2 -Wall -Wextra -o "$work/userns" bench/userns.c
+cd "$root/tests/supervise/c"
+# All but other programs.
+# shellcheck disable=SC2046
+gcc -O1 -static -pthread -o "$work/caller" caller.c $(grep -L 'int main(' ./*.c | grep -v i386)
 
 build_peers
 foldbench=$(go_tool foldbench ./cmd/foldbench)
@@ -39,7 +43,8 @@ foldbench=$(go_tool foldbench ./cmd/foldbench)
 say "measuring the plugin (about ten seconds)"
 UID_NRI_NOTHING=$work/nothing
 UID_NRI_USERNS=$work/userns
-export UID_NRI_PLUGIN UID_NRI_NOTHING UID_NRI_USERNS
+UID_NRI_CALLER=$work/caller
+export UID_NRI_PLUGIN UID_NRI_NOTHING UID_NRI_USERNS UID_NRI_CALLER
 "$work/bench"
 
 say "measuring supervise (about two minutes)"

@@ -7,8 +7,8 @@ use super::caller::{Ids, Node};
 use super::calls::{Call, Op};
 use super::thread::Thread;
 use super::{Kind, NO_CHANGE};
+use crate::sys::capability;
 use crate::sys::seccomp::Notification;
-use crate::sys::{capability, process};
 
 /// The most groups that setgroups takes (NGROUPS_MAX).
 const MAX_GROUPS: u64 = 65_536;
@@ -43,7 +43,7 @@ pub fn plan(n: &Notification, call: Call, node: &Node, thread: &Thread, pin: &mu
     }
     let names = Names { ids, node, narrow: call.narrow };
     match call.op {
-        Op::Groups => match names.groups(n)? {
+        Op::Groups => match names.groups(n, thread)? {
             // x32: most kernels have no such calls, and say so first.
             Plan::Refuse(_) if n.nr != call.nr => Ok(Plan::LetThrough),
             plan => Ok(plan),
@@ -88,15 +88,14 @@ impl Names<'_> {
         if changed { Plan::Arguments(args) } else { Plan::LetThrough }
     }
 
-    fn groups(&self, n: &Notification) -> io::Result<Plan> {
+    fn groups(&self, n: &Notification, thread: &Thread) -> io::Result<Plan> {
         let (count, address) = (u64::from(n.args[0] as u32), n.args[1]);
         if count > MAX_GROUPS {
             return Ok(Plan::LetThrough);
         }
         let width = if self.narrow { 2 } else { 4 };
         let mut theirs = vec![0; count as usize * width];
-        // Nothing, where it is we who may not read.
-        let read = process::read_memory(n.tid, address, &mut theirs).unwrap_or(0);
+        let read = thread.read_memory(address, &mut theirs);
         let whole = read == theirs.len();
         theirs.truncate(read);
         let mut ours = theirs.clone();

@@ -27,6 +27,8 @@ use crate::sys::signal::{self, Waiter, Watch};
 
 /// A worker without calls for this long is ended when another one is needed.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long the receiver's load is taken over.
+const WINDOW: Duration = Duration::from_millis(5);
 /// Free slots that are looked up at once.
 const FREE: usize = 256;
 /// Ids of the node's root that are told of in the log.
@@ -70,6 +72,39 @@ impl Shared {
         let place = self.node.of(kind).place(id);
         let what = if kind == Kind::User { "uid" } else { "gid" };
         self.say(Level::Info, format_args!("{name}: {what} {id} is folded to {place}"));
+    }
+}
+
+/// How busy the receiver is.
+///
+/// The kernel has one queue for the calls of all containers, and each step through it costs more the more calls are in it:
+/// 5000 threads that ask again as soon as they are answered could keep it full, and all others would wait behind them. So
+/// when the receiver is busy, workers to whom much has been handed are slower to answer: what waits for them has left the
+/// part of the queue in which others wait.
+struct Load {
+    since: Instant,
+    waited: Duration,
+}
+
+impl Load {
+    fn waited(&mut self, from: Instant, table: &Table) {
+        const SHORTEST: u64 = 20_000;
+        const LONGEST: u64 = 50_000_000;
+        let now = Instant::now();
+        self.waited += now - from;
+        let passed = now - self.since;
+        if passed < WINDOW {
+            return;
+        }
+        let pace = table.word(Word::Pace);
+        let old = pace.load(Ordering::Relaxed);
+        let new = match self.waited * 2 < passed {
+            true => (old * 2).clamp(SHORTEST, LONGEST),
+            false if old <= SHORTEST => 0,
+            false => old - old / 8,
+        };
+        pace.store(new, Ordering::Relaxed);
+        (self.since, self.waited) = (now, Duration::ZERO);
     }
 }
 
@@ -141,8 +176,11 @@ impl<'a, 'k> Receiver<'a, 'k> {
 
     fn receive(&mut self, waiter: &Waiter) {
         let listener = self.shared.listener.as_fd();
+        let mut load = Load { since: Instant::now(), waited: Duration::ZERO };
         while self.is_our_turn() {
+            let from = Instant::now();
             let [ready] = waiter.wait([Watch::Input(listener)], None);
+            load.waited(from, &self.shared.table);
             self.look_around();
             if ready.hangup {
                 // Nothing is left that the filter is on, nor anything for the workers to do.
@@ -163,11 +201,15 @@ impl<'a, 'k> Receiver<'a, 'k> {
     fn look_around(&mut self) {
         let turn = self.turn;
         if signal::came(libc::SIGCHLD) {
-            while let Some((pid, _)) = process::reap() {
+            while let Some((pid, status)) = process::reap() {
                 if self.has_keeper && pid == self.keeper.pid() {
                     self.have_keeper();
                 }
                 if let Some(number) = self.numbers.remove(&pid) {
+                    if process::exit_code(status) == 128 + libc::SIGALRM as u8 {
+                        let why = "was kept waiting by its container; another one goes on with its calls";
+                        self.shared.say(Level::Warning, format_args!("a worker {why}"));
+                    }
                     self.workers.retain(|_, worker| worker.number != number);
                     self.take_over(|owner| owner == Owner { turn, worker: number });
                     self.shared.table.give_back(number);

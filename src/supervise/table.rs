@@ -22,8 +22,8 @@ pub const MAX_UNDO: usize = 2048;
 const SLOT: usize = 16;
 const STATE: usize = WORDS;
 const FOLDED: usize = WORDS + 1;
-/// Words of an undo record: thread, address, length; what was there, what is there.
-const UNDO: usize = 3 + 2 * MAX_UNDO / 8;
+/// Words of an undo record: thread, address, length, program; what was there, what is there.
+const UNDO: usize = 4 + 2 * MAX_UNDO / 8;
 
 /// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,11 @@ pub enum Word {
     Ending,
     /// So many slots have been used so far.
     Used,
+    /// Nanoseconds that a worker with much to do waits for each call: see `receiver::Load`.
+    Pace,
 }
 
-const TURNS: usize = 5;
+const TURNS: usize = 6;
 const COUNTS: usize = TURNS + MAX_TURNS;
 const DONE: usize = COUNTS + 4;
 const NUMBERS: usize = DONE + MAX_WORKERS;
@@ -232,11 +234,11 @@ pub struct Undo(&'static [AtomicU64]);
 
 impl Undo {
     /// Notes it, before it is done. Longer arrays than MAX_UNDO are not noted.
-    pub fn note(&self, tid: u32, address: u64, theirs: &[u8], ours: &[u8]) {
+    pub fn note(&self, tid: u32, program: u64, address: u64, theirs: &[u8], ours: &[u8]) {
         if theirs.len() > MAX_UNDO {
             return;
         }
-        let (first, second) = self.0[3..].split_at(MAX_UNDO / 8);
+        let (first, second) = self.0[4..].split_at(MAX_UNDO / 8);
         for (words, bytes) in [(first, theirs), (second, ours)] {
             for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
                 let mut whole = [0; 8];
@@ -244,9 +246,15 @@ impl Undo {
                 word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
             }
         }
+        self.0[3].store(program, Ordering::Relaxed);
         self.0[1].store(address, Ordering::Relaxed);
         self.0[2].store(theirs.len() as u64, Ordering::Relaxed);
         self.0[0].store(tid.into(), Ordering::Release);
+    }
+
+    /// The program that the thread ran (Thread::program).
+    pub fn program(&self) -> u64 {
+        self.0[3].load(Ordering::Relaxed)
     }
 
     /// It is put back.
@@ -259,7 +267,7 @@ impl Undo {
         if let Some((noted, address, theirs, ours)) = self.noted()
             && noted == tid
         {
-            other.note(tid, address, &theirs, &ours);
+            other.note(tid, self.program(), address, &theirs, &ours);
             self.clear();
         }
     }
@@ -273,7 +281,7 @@ impl Undo {
     pub fn noted(&self) -> Option<(u32, u64, Vec<u8>, Vec<u8>)> {
         let tid = self.0[0].load(Ordering::Acquire) as u32;
         let length = (self.0[2].load(Ordering::Relaxed) as usize).min(MAX_UNDO);
-        let (first, second) = self.0[3..].split_at(MAX_UNDO / 8);
+        let (first, second) = self.0[4..].split_at(MAX_UNDO / 8);
         let bytes = |words: &[AtomicU64]| {
             let all = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
             all.take(length).collect::<Vec<u8>>()

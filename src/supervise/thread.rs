@@ -6,8 +6,10 @@
 use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::rc::Rc;
 
 use crate::sys::{capability, file, process};
@@ -21,6 +23,8 @@ pub struct Proc {
     pub mount: u64,
     /// The number of our own control group; 0: the kernel does not tell.
     pub cgroup: u64,
+    /// A number for our own control groups of all versions.
+    cgroups: u64,
     /// What we may, by bit.
     pub capabilities: u64,
 }
@@ -33,8 +37,16 @@ impl Proc {
         let mount = file::namespace_number(dir.as_fd(), c"self/ns/mnt")?;
         let own = process::open_process(std::process::id()).and_then(|own| process::info(own.as_fd()));
         let cgroup = own.map_or(0, |info| info.cgroup);
-        Ok(Proc { dir, user, mount, cgroup, capabilities: capability::effective(0)? })
+        let cgroups = std::fs::read_to_string("/proc/self/cgroup").map_or(0, |text| number(&text));
+        Ok(Proc { dir, user, mount, cgroup, cgroups, capabilities: capability::effective(0)? })
     }
+}
+
+/// A number for a text.
+fn number(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A thread.
@@ -157,6 +169,26 @@ impl Thread {
         self.open_file(c"mem", libc::O_RDWR).map(File::from)
     }
 
+    /// A number for the program that it runs.
+    pub fn program(&self) -> io::Result<u64> {
+        let file = File::from(self.open_file(c"exe", libc::O_PATH)?).metadata()?;
+        Ok(file.dev().rotate_left(32) ^ file.ino())
+    }
+
+    /// Reads from its memory, at most to the end of `into`; how much there was to read. By the file, since another way
+    /// (process_vm_readv) waits for whoever the thread has told to fill its memory in (userfaultfd).
+    pub fn read_memory(&self, address: u64, into: &mut [u8]) -> usize {
+        let Ok(memory) = self.memory() else { return 0 };
+        let mut read = 0;
+        while read < into.len() {
+            match memory.read_at(&mut into[read..], address.wrapping_add(read as u64)) {
+                Ok(n @ 1..) => read += n,
+                _ => break,
+            }
+        }
+        read
+    }
+
     /// A copy of a descriptor of its own. EBADF if it has none of this number. Before Linux 6.9 only the first thread of a
     /// process can be asked (ENOSYS): another one may have a table of its own.
     pub fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
@@ -167,13 +199,17 @@ impl Thread {
         }
     }
 
-    /// The container that it is of, as a number: its control group, and where that is ours, or not told, its mount
-    /// namespace. A container can make mount namespaces, but no control groups that the node would not see.
+    /// The container that it is of, as a number: its control groups. A container can make mount namespaces, as many as it
+    /// likes, so these tell containers apart only where they have no control groups of their own.
     pub fn container(&self) -> u64 {
+        let named = || self.read(c"cgroup").ok().map(|text| number(&text));
         match self.info() {
             Some(info) if info.cgroup != 0 && info.cgroup != self.proc.cgroup => info.cgroup,
-            // Not to be taken for a control group's.
-            _ => self.mount().unwrap_or_default() | 1 << 63,
+            // Not told, or only that of version 2, where those of version 1 are in use.
+            _ => match named().filter(|number| *number != self.proc.cgroups) {
+                Some(number) => number | 1 << 63,
+                None => self.mount().unwrap_or_default() | 1 << 63,
+            },
         }
     }
 }

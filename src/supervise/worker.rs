@@ -7,7 +7,8 @@
 //! Between the answer and the entry the thread is in its own hands: it, or whoever shares its memory, can have it make
 //! another call, or none. So nothing of it is changed before the entry of just this call is seen. Nothing here waits for
 //! one thread: a loop takes what has come, from the receiver or from a thread, and a thread that never comes only keeps
-//! its slot.
+//! its slot. Where the kernel makes us wait for somebody all the same, an alarm ends this process, and another one goes on
+//! with its calls.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -17,12 +18,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::calls::{self, Call, Op};
 use super::fold::{self, Plan};
 use super::receiver::{PUT_BACK, Shared};
-use super::table::{Count, Owner, State};
+use super::table::{Count, Owner, State, Word};
 use super::thread::{Proc, Thread};
 use super::{Kind, NO_CHANGE};
 use crate::journal::Level;
@@ -41,6 +43,15 @@ const TRIES: u32 = 64;
 const MAX_SIGNALS: u32 = 3;
 /// Threads whose interruptions are counted.
 const MAX_INTERRUPTED: usize = 1024;
+/// Where the processor comes back later than this, others want it: one that waits is given it sooner than one that looks.
+const BUSY: Duration = Duration::from_micros(50);
+/// Seconds after which a worker that is at one thing is ended.
+const STUCK: u32 = 3;
+/// The alarm is set anew no more often than this.
+const ALARM: Duration = Duration::from_millis(500);
+/// A worker with no more calls than this keeps no pace.
+const FEW: usize = 8;
+const LONGEST_PACE: Duration = Duration::from_millis(100);
 /// Ids of a container that are told of in the log; more are not.
 const MAX_TOLD: usize = 64;
 
@@ -88,6 +99,8 @@ pub struct Worker<'a> {
     pin: Option<PathBuf>,
     told: HashSet<(Kind, u32)>,
     told_of_tracer: bool,
+    /// When the alarm was set.
+    alarm: Option<Instant>,
 }
 
 impl<'a> Worker<'a> {
@@ -110,6 +123,7 @@ impl<'a> Worker<'a> {
             pin,
             told,
             told_of_tracer: false,
+            alarm: None,
         }
     }
 
@@ -117,12 +131,15 @@ impl<'a> Worker<'a> {
     pub fn work(&mut self) -> io::Result<()> {
         let waiter = signal::catch(&[libc::SIGCHLD])?;
         ptrace::reap_while_seizing()?;
+        signal::die_of_alarm()?;
         let mut open = true;
         let mut idle = 0;
         while open || !self.held.is_empty() || !self.waiting.is_empty() || !self.refused.is_empty() {
             let mut busy = false;
+            self.set_alarm();
             while let Some((tid, stop)) = ptrace::stopped() {
                 busy = true;
+                self.set_alarm();
                 self.went_on(tid, stop);
             }
             if open {
@@ -133,6 +150,7 @@ impl<'a> Worker<'a> {
                             0 => self.begin(slot, Instant::now()),
                             _ => self.begin_to_put_back(slot & !PUT_BACK),
                         }
+                        self.keep_pace();
                     }
                     Ok(None) => open = false,
                     Err(_) => {}
@@ -144,7 +162,11 @@ impl<'a> Worker<'a> {
             }
             idle += 1;
             if idle < TRIES {
+                let start = Instant::now();
                 process::yield_now();
+                if start.elapsed() > BUSY {
+                    idle = TRIES;
+                }
                 continue;
             }
             let timeout = match (self.refused.is_empty(), self.held.is_empty() && self.waiting.is_empty()) {
@@ -152,6 +174,8 @@ impl<'a> Worker<'a> {
                 (true, false) => Some(PATIENCE / 4),
                 (true, true) => None,
             };
+            self.alarm = None;
+            signal::alarm(0);
             let calls = if open { Watch::Input(self.calls.as_fd()) } else { Watch::Nothing };
             waiter.wait([calls], timeout);
             self.let_late_ones_go();
@@ -160,6 +184,27 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What is done next may make this process wait in the kernel: for another one that executes a program (seize), or for
+    /// another one's memory.
+    fn set_alarm(&mut self) {
+        if self.alarm.is_none_or(|set| set.elapsed() > ALARM) {
+            self.alarm = Some(Instant::now());
+            signal::alarm(STUCK);
+        }
+    }
+
+    /// Waits a little where the receiver has too much to do and much of it is for us.
+    fn keep_pace(&self) {
+        let pace = self.shared.table.word(Word::Pace).load(Ordering::Relaxed);
+        if pace == 0 {
+            return;
+        }
+        let queued = process::readable(self.calls.as_fd()) / 4;
+        if queued > FEW {
+            sleep(Duration::from_nanos(pace * queued as u64 / 64).min(LONGEST_PACE));
+        }
     }
 
     /// The next call's slot. None: there will be none. WouldBlock: not yet.
@@ -206,6 +251,10 @@ impl<'a> Worker<'a> {
             Ok(plan) => plan,
         };
         let valid = || seccomp::is_waiting(self.shared.listener.as_fd(), n.id);
+        // One that is dead, and that nobody has reaped, can hold up whoever tries to trace it: see set_alarm.
+        if !valid() {
+            return self.answer(slot, Answer::Errno(libc::ESRCH));
+        }
         if ptrace::seize(n.tid).is_err() {
             // A dying thread says EPERM as well.
             if valid() {
@@ -280,12 +329,14 @@ impl<'a> Worker<'a> {
                 Ok(())
             }
             Plan::Array { address, theirs, ours } => {
+                let thread = Thread::open(&self.proc, n.tid);
                 let mut now = vec![0; ours.len()];
-                process::read_memory(n.tid, *address, &mut now)?;
-                if now != *ours {
+                thread.read_memory(*address, &mut now);
+                // It may run another program by now, whose memory its own could not change.
+                if now != *ours || thread.program()? != self.undo().program() {
                     return Ok(());
                 }
-                Thread::open(&self.proc, n.tid).memory()?.write_all_at(theirs, *address)
+                thread.memory()?.write_all_at(theirs, *address)
             }
             Plan::LetThrough | Plan::Refuse(_) => Ok(()),
         }
@@ -294,7 +345,8 @@ impl<'a> Worker<'a> {
     /// A thread has stopped, or is gone.
     fn went_on(&mut self, tid: u32, stop: Stop) {
         let Some(mut held) = self.held.remove(&tid) else {
-            // It was let go while it was not stopped, which had no effect; or it has died.
+            // It was let go while it was not stopped, which had no effect; or it has died. Or the kernel has made us its tracer
+            // since it was made by a thread that we trace (CLONE_PTRACE), before that one was where we can see what it does.
             let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
             let _ = ptrace::detach(tid, signal);
             return;
@@ -354,8 +406,9 @@ impl<'a> Worker<'a> {
                 self.replace(n, n.args, *folded)?;
             }
             Plan::Array { address, theirs, ours } => {
-                self.undo().note(n.tid, *address, theirs, ours);
-                let memory = Thread::open(&self.proc, n.tid).memory()?;
+                let thread = Thread::open(&self.proc, n.tid);
+                self.undo().note(n.tid, thread.program()?, *address, theirs, ours);
+                let memory = thread.memory()?;
                 // A part of it may have been written. Where nothing can be (a shared mapping that is only to be read), the
                 // call is made as it is.
                 if memory.write_all_at(ours, *address).is_err() {

@@ -4,8 +4,11 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{cerr, retry};
+use super::{capability, cerr, retry};
+
+const CAP_SYS_PTRACE: u64 = 1 << 19;
 
 /// The kinds of namespace that we join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +44,42 @@ fn top(stack: &mut [u8]) -> *mut libc::c_void {
     end.wrapping_sub(end as usize % 16).cast()
 }
 
+/// Keeps this process's memory from all who have not CAP_SYS_PTRACE where its program was executed. Undone when the last
+/// one is dropped.
+struct NotDumpable;
+
+/// How many of these there are.
+static NOT_DUMPABLE: AtomicUsize = AtomicUsize::new(0);
+
+impl NotDumpable {
+    fn new() -> NotDumpable {
+        NOT_DUMPABLE.fetch_add(1, Ordering::Relaxed);
+        set_dumpable(false);
+        NotDumpable
+    }
+}
+
+impl Drop for NotDumpable {
+    fn drop(&mut self) {
+        if NOT_DUMPABLE.fetch_sub(1, Ordering::Relaxed) == 1 {
+            set_dumpable(true);
+        }
+    }
+}
+
+fn set_dumpable(yes: bool) {
+    // SAFETY: integers. 0 and 1 are always taken.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(yes), 0, 0, 0) };
+}
+
 /// A process that does nothing but hold a new user namespace, whose maps are still empty. Gone when dropped.
+///
+/// It shares our memory, and all root processes of the node have all rights in a namespace that root has made, be they a
+/// container's without any of the node's rights. So while it is there this memory is not dumpable: to trace it takes
+/// CAP_SYS_PTRACE in the node's own namespace. We have that, and need it to open `/proc/PID/ns/user`.
 pub struct Holder {
     pid: libc::pid_t,
+    _guard: NotDumpable,
     /// What the process stands on.
     _stack: Vec<u8>,
 }
@@ -52,13 +88,24 @@ impl Holder {
     /// Makes the namespace. The process also ends by itself when its maker dies.
     pub fn new() -> io::Result<Holder> {
         let mut stack = vec![0; STACK];
+        let guard = NotDumpable::new();
         // SAFETY: getpid has no preconditions.
         let parent = unsafe { libc::getpid() };
         let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
         // SAFETY: the child runs `hold` on `_stack`, which lives until the child is reaped. It shares our memory, and
         // beside us it only makes raw system calls that cannot fail (errno is shared) and touches nothing else.
         let pid = cerr(unsafe { libc::clone(hold, top(&mut stack), flags, parent as *mut libc::c_void) }.into())?;
-        Ok(Holder { pid: pid as libc::pid_t, _stack: stack })
+        let holder = Holder { pid: pid as libc::pid_t, _guard: guard, _stack: stack };
+        // With that capability and without access, our program was executed in another namespace than ours (in check
+        // --host, a trial within a new one). Then this one is made by somebody whose rights no container has.
+        let denied = |file: io::Result<File>| file.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+        let at = |name| format!("/proc/{pid}/{name}");
+        if (denied(File::options().write(true).open(at("uid_map"))) || denied(File::open(at("ns/user"))))
+            && capability::effective(0)? & CAP_SYS_PTRACE != 0
+        {
+            set_dumpable(true);
+        }
+        Ok(holder)
     }
 
     /// Its pid; not reused before the drop, since nobody else can reap it.
@@ -146,6 +193,47 @@ impl Home {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::sys::probe;
+
+    /// In a child: root with a container's usual capabilities, and no more, tries to trace a process. Its errno.
+    fn trace_as_a_container(pid: libc::pid_t) -> i32 {
+        /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT,
+        /// MKNOD, AUDIT_WRITE, SETFCAP.
+        const USUAL: u32 = 0xa804_25fb;
+        let found = probe::in_child(|| {
+            // _LINUX_CAPABILITY_VERSION_3, this thread; effective, permitted, inheritable, twice.
+            let (header, data) = ([0x2008_0522, 0], [USUAL, USUAL, 0, 0, 0, 0]);
+            // SAFETY: capset reads two words and six; ptrace takes integers.
+            let tried = unsafe {
+                cerr(libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()))
+                    .and_then(|_| cerr(libc::syscall(libc::SYS_ptrace, libc::PTRACE_SEIZE as libc::c_uint, pid, 0, 0)))
+            };
+            [probe::errno(&tried)]
+        });
+        found.unwrap()[0]
+    }
+
+    /// In processes of their own: other tests make holders at the same time.
+    #[test]
+    fn a_holder_is_not_traced_by_a_container() {
+        let found = probe::in_child(|| {
+            let holder = Holder::new().unwrap();
+            let guarded = trace_as_a_container(holder.pid());
+            let map = probe::errno(&std::fs::write(format!("/proc/{}/uid_map", holder.pid()), "0 0 1"));
+            let namespace = probe::errno(&File::open(format!("/proc/{}/ns/user", holder.pid())));
+            // The control: what would be without the guard.
+            set_dumpable(true);
+            let open = trace_as_a_container(holder.pid());
+            drop(holder);
+            let holder = Holder::new().unwrap();
+            let again = trace_as_a_container(holder.pid());
+            drop(holder);
+            // SAFETY: takes no pointer.
+            let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
+            [guarded, map, namespace, open, again, dumpable]
+        });
+        assert_eq!(found.unwrap(), [libc::EPERM, 0, 0, 0, libc::EPERM, 1]);
+    }
 
     /// Makes this process, which must have one thread only, root of a user namespace, for good.
     pub fn become_root_of(fd: BorrowedFd) -> io::Result<()> {

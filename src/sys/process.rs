@@ -239,6 +239,14 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
+/// How many bytes can be read at once.
+pub fn readable(from: BorrowedFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request takes a pointer to an int, which is ours.
+    unsafe { libc::ioctl(from.as_raw_fd(), libc::FIONREAD as libc::Ioctl, &raw mut bytes) };
+    usize::try_from(bytes).unwrap_or(0)
+}
+
 /// Gives up this process's additional groups, where it may.
 pub fn drop_groups() -> bool {
     // SAFETY: no groups, so no array.

@@ -106,6 +106,23 @@ pub fn unblock() -> io::Result<()> {
     }
 }
 
+/// Has SIGALRM end this process whenever it comes, even while it waits in the kernel.
+pub fn die_of_alarm() -> io::Result<()> {
+    // SAFETY: sigemptyset makes `mask` a value; SIGALRM is a valid signal, whose default action is to end the process.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut mask);
+        libc::sigaddset(&mut mask, libc::SIGALRM);
+        cerr(libc::sigprocmask(libc::SIG_UNBLOCK, &mask, std::ptr::null_mut()).into()).map(drop)
+    }
+}
+
+/// Has SIGALRM come in so many seconds, in place of any earlier time; 0: not at all.
+pub fn alarm(seconds: u32) {
+    // SAFETY: an integer.
+    unsafe { libc::alarm(seconds) };
+}
+
 /// Gives SIGPIPE its default back, for a program that is about to be executed: Rust's start has had it ignored.
 pub fn default_pipe() {
     // SAFETY: a valid signal.

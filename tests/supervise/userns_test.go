@@ -31,6 +31,15 @@ func TestUserNamespaces(t *testing.T) {
 		{name: "pinned: a user without rights", lay: lay, steps: []string{"helper", made, "pin x", "become 1000 1000 1000", "chown s:f" + ids, "setuid #12345", "setgroups 1 g:#12345", "unpin x"}, want: "EPERM EPERM EPERM"},
 		{name: "no longer pinned", lay: lay, steps: []string{"helper", made, "pin x", "chown s:f" + ids, "unpin x", "chown s:f 50000 50000", "setresgid 50000 -1 -1"}, want: "0 EINVAL EINVAL"},
 		{name: "pinned late", lay: lay, steps: []string{"helper", made, "chown s:f 50000 50000", "pin x", "chown s:f" + ids, "unpin x"}, want: "EINVAL 0"},
+		// The node's root may change the owner of a file that has none here; the root of a pinned namespace may not.
+		{name: "pinned: a file without a valid owner", lay: func() {
+			lay()
+			folder("mapped", 0o755, 0, 0)
+			file("mapped/f", 0o666, 500, 500)
+			file("mapped/own", 0o666, 1000, 1000)
+		},
+			steps: []string{"helper", "unshare mount", "private", "idmap mapped 1000:1000:1048", made, "pin x", "chown s:mapped/f" + ids, "chown s:mapped/f -1 #12345", "open 9 r mapped/f", "fchown 9" + ids, "chown s:mapped/own" + ids, "unpin x"},
+			want:  "EPERM EOVERFLOW EPERM 0"},
 		// Made inside of a pinned one: not pinned itself.
 		{name: "below a pinned one", lay: lay, steps: []string{"helper", made, "pin x", "fork", "userns 0:0:1000", "chown s:f 12345 12345", "setresuid 12345 12345 12345", "unpin x"}, want: "EINVAL EINVAL", native: true},
 	})

@@ -2,7 +2,7 @@
  *
  *   caller STEP...         runs the steps in order and prints a line for each system call among them (steps.c)
  *   caller -p STEP...      the same with every marked id placed by the caller: what is right, with nobody's help
- *   caller @NAME ARG...    one of the programs in threads.c, hostile.c, slow.c
+ *   caller @NAME ARG...    one of the programs in threads.c, hostile.c, attack.c, slow.c
  */
 #include "caller.h"
 
@@ -119,6 +119,7 @@ int main(int argc, char **argv)
         {"@reuse", reuse_main},     {"@traced", traced_main}, {"@stop", stop_main},     {"@vanish", vanish_main},
         {"@storm", storm_main},     {"@race", race_main},     {"@fuse", fuse_main},     {"@chowns", chowns_main},
         {"@flood", flood_main},     {"@fuzz", fuzz_main},
+        {"@flood", flood_main},     {"@swap", swap_main},     {"@victim", victim_main}, {"@unreaped", unreaped_main}, {"@private", private_main}, {"@sharers", sharers_main}, {"@crowd", crowd_main},     {"@intruder", intruder_main}, {"@join", join_main}, {"@namespaces", namespaces_main},
     };
     setvbuf(stdout, NULL, _IOLBF, 0);
     argc--, argv++;

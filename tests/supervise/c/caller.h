@@ -87,5 +87,14 @@ int fuse_main(int argc, char **argv);
 int chowns_main(int argc, char **argv);
 int flood_main(int argc, char **argv);
 int fuzz_main(int argc, char **argv);
+int swap_main(int argc, char **argv);
+int victim_main(int argc, char **argv);
+int unreaped_main(int argc, char **argv);
+int private_main(int argc, char **argv);
+int sharers_main(int argc, char **argv);
+int crowd_main(int argc, char **argv);
+int intruder_main(int argc, char **argv);
+int join_main(int argc, char **argv);
+int namespaces_main(int argc, char **argv);
 
 #endif

@@ -12,7 +12,7 @@
  *   l:N:TEXT a string of N bytes that means TEXT
  *   bad      an address where nothing is                                null    the address 0
  *   g:#1,2   an array of group ids, h: one of 16-bit ids, r: in read-only memory, f: in a read-only shared mapping of
- *            a file; G:N an array of N marked ids; x:N one of N that reaches past the end of memory, F:N one of N whose
+ *            a file; m:#1,2 an array of group ids at whose end memory ends; G:N an array of N marked ids; x:N one of N that reaches past the end of memory, F:N one of N whose
  *            second half is in a mapping as of f:
  */
 #include "caller.h"
@@ -93,7 +93,7 @@ static unsigned long group_array(char *list, char kind)
     char *at;
     if (kind == 'f')
         return remember(file_pages(NULL, ids, size), size);
-    at = pages(size + 1);
+    at = kind == 'm' ? pages(size) + 4096 - size : pages(size + 1);
     for (size_t i = 0; i < n; i++)
         if (width == 2)
             ((uint16_t *)at)[i] = ids[i];
@@ -171,6 +171,7 @@ static unsigned long argument(char *text)
     case 'h':
     case 'r':
     case 'f':
+    case 'm':
         return group_array(colon, text[0]);
     case 'G':
     case 'x':
@@ -334,7 +335,8 @@ static void *run_orphan(void *argument)
 static pid_t helper;
 static int helper_in;
 
-/* helper: a process that stays behind as the node's root and does "pin POD" and "unpin POD" for those that went on. */
+/* helper: a process that stays behind as the node's root and does "pin POD", "unpin POD" and "join POD" (attack.c's
+ * @join) for those that went on. */
 static void start_helper(void)
 {
     int in[2];
@@ -351,6 +353,16 @@ static void start_helper(void)
         if (line[0] == '+')
             pin(line + 1, whose);
         snprintf(path, sizeof path, "/run/uid-nri-plugin/pods/%s/0.user", line + 1);
+        if (line[0] == 'j') {
+            fflush(stdout);
+            if (fork() == 0) {
+                char *argv[] = {"@join", path, NULL};
+                int status = join_main(2, argv);
+                fflush(stdout);
+                _exit(status);
+            }
+            wait(NULL);
+        }
         if (line[0] == '-') {
             must(umount2(path, MNT_DETACH) == 0 && unlink(path) == 0);
             *strrchr(path, '/') = 0;
@@ -380,6 +392,43 @@ static long own_filter(unsigned nr, unsigned action, unsigned flags)
     struct sock_fprog program = {sizeof code / sizeof *code, code};
     long ret = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
     return ret < 0 ? -errno : ret;
+}
+
+/* A process that holds a new user namespace with this map, until it is killed. */
+static pid_t hold_namespace(const char *map)
+{
+    char path[64], byte = 0;
+    int ready[2];
+    must(pipe2(ready, O_CLOEXEC) == 0);
+    pid_t holder = fork();
+    if (holder == 0) {
+        must(unshare(CLONE_NEWUSER) == 0 && write(ready[1], &byte, 1) == 1);
+        for (;;)
+            pause();
+    }
+    must(read(ready[0], &byte, 1) == 1);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "/proc/%d/%s", holder, i ? "gid_map" : "uid_map");
+        write_map(path, map);
+    }
+    return holder;
+}
+
+/* idmap DIR INSIDE:OUTSIDE:SIZE: mounts DIR on itself, with its owners seen through this map. */
+static void map_mount(const char *dir, char *list)
+{
+    char path[64];
+    for (char *c = list; *c; c++)
+        *c = *c == ':' ? ' ' : *c;
+    pid_t holder = hold_namespace(list);
+    snprintf(path, sizeof path, "/proc/%d/ns/user", holder);
+    int user = open(path, O_RDONLY | O_CLOEXEC), tree = syscall(SYS_open_tree, AT_FDCWD, dir, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = user};
+    must(user >= 0 && tree >= 0);
+    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof attributes) == 0);
+    must(syscall(SYS_move_mount, tree, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) == 0);
+    must(kill(holder, SIGKILL) == 0 && wait_for(holder) == 128 + SIGKILL);
+    close(user), close(tree);
 }
 
 static int unshare_flags(char *list)
@@ -461,11 +510,13 @@ static int run(int argc, char **argv)
         STEP("refuse", 1) must(own_filter(atoi(word[1]), SECCOMP_RET_ERRNO | EPERM, 0) == 0);
         STEP("listen", 0)
             printf("listen = %s\n", result(own_filter(9999, SECCOMP_RET_USER_NOTIF, SECCOMP_FILTER_FLAG_NEW_LISTENER)));
+        STEP("idmap", 2) map_mount(word[1], word[2]);
         STEP("unshare", 1) must(unshare(unshare_flags(word[1])) == 0);
         STEP("userns", 1) user_namespace(word[1]);
         STEP("helper", 0) start_helper();
         STEP("pin", 1) ask_helper('+', word[1]);
         STEP("unpin", 1) ask_helper('-', word[1]);
+        STEP("join", 1) ask_helper('j', word[1]);
         STEP("sleep-ms", 1) usleep(atoi(word[1]) * 1000);
         STEP("exec", 1)
         {

@@ -1,6 +1,6 @@
 // Command foldbench measures "uid-nri-plugin supervise": what a call costs below it, what an image costs to unpack, and
 // what the programs that users have today for ids they lack cost on the same tree. It prints what it measured and which
-// reaches were met, and fails only if it could not measure.
+// reaches were met, and fails only if it could not measure. FOLDBENCH=calls, fairness, unpack or peers: that part only.
 package main
 
 import (
@@ -44,6 +44,22 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) > 2 {
+		var err error
+		switch os.Args[1] {
+		case "fairness":
+			err = fairly(os.Args[2], os.Args[3])
+		case "few":
+			err = few(os.Args[2])
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "foldbench:", err)
+			os.Exit(1)
+		}
+		if os.Args[1] != "supervise" {
+			return
+		}
 	}
 	// In place of our binary, a program of the least filter: "supervise -- COMMAND".
 	if len(os.Args) > 3 && os.Args[1] == "supervise" {
@@ -96,7 +112,11 @@ func run() error {
 	}
 	defer os.RemoveAll(memory)
 	b := &bench{binary: work + "/uid-nri-plugin", self: work + "/foldbench", work: work, memory: memory}
-	for to, from := range map[string]string{b.binary: binary, b.self: "/proc/self/exe"} {
+	caller := os.Getenv("UID_NRI_CALLER")
+	if caller == "" {
+		return errors.New("UID_NRI_CALLER is not set: it must name the caller of tests/supervise")
+	}
+	for to, from := range map[string]string{b.binary: binary, b.self: "/proc/self/exe", work + "/caller": caller} {
 		program, err := os.ReadFile(from)
 		if err != nil {
 			return err
@@ -109,8 +129,14 @@ func run() error {
 		os.Chmod(memory, 0o755), os.Chown(memory, machineBase, machineBase)); err != nil {
 		return err
 	}
-	for _, part := range []func() error{b.calls, b.unpack, b.peers} {
-		if err := part(); err != nil {
+	for _, part := range []struct {
+		name string
+		run  func() error
+	}{{"calls", b.calls}, {"fairness", b.fairness}, {"unpack", b.unpack}, {"peers", b.peers}} {
+		if only := os.Getenv("FOLDBENCH"); only != "" && only != part.name {
+			continue
+		}
+		if err := part.run(); err != nil {
 			return err
 		}
 	}
