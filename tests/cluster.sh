@@ -5,7 +5,7 @@
 # with it.
 #
 #   sh tests/cluster.sh                 all of it
-#   sh tests/cluster.sh plain|planned|control [CASE...]
+#   sh tests/cluster.sh plain|planned   on one of the two maps
 #   KEEP=1 sh tests/cluster.sh plain    then a shell in the node
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -65,15 +65,16 @@ made_root() {
 
 # The image of Kubernetes' own programs: sets CONTROL_PLANE, a tar file with all of them, and nft for kube-proxy.
 control_plane_root() {
-	CONTROL_PLANE=$cache/control-plane-$(printf '%s' "$LAB_KUBERNETES $LAB_ETCD $LAB_COREDNS" | sha256sum | cut -c 1-12).tar
+	CONTROL_PLANE=$cache/control-plane-$(printf "%s" "proxy-link $LAB_KUBERNETES $LAB_ETCD $LAB_COREDNS" | sha256sum | cut -c 1-12).tar
 	[ ! -e "$CONTROL_PLANE" ] || return 0
 	need_packages nft:nftables
 	tree=$(mktemp -d "$cache/.control.XXXXXX")
-	mkdir -p "$tree/usr/local/bin" "$tree/usr/sbin" "$tree/etc" "$tree/tmp"
+	mkdir -p "$tree/usr/bin" "$tree/usr/local/bin" "$tree/usr/sbin" "$tree/etc" "$tree/tmp"
 	for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy; do
-		cp "$LAB_KUBERNETES/$program" "$tree/usr/local/bin/"
+		cp "$LAB_KUBERNETES/$program" "$tree/usr/bin/"
 	done
-	cp "$LAB_ETCD/server" "$tree/usr/local/bin/etcd"
+	ln -s /usr/bin/kube-proxy "$tree/usr/local/bin/" # where kubeadm's DaemonSet wants it
+	cp "$LAB_ETCD/server" "$tree/usr/bin/etcd"
 	cp "$LAB_COREDNS/coredns" "$tree/coredns"
 	cp /usr/sbin/nft "$tree/usr/sbin/"
 	ldd /usr/sbin/nft | awk '/\// { print $(NF - 1) }' | while read -r library; do
@@ -122,7 +123,7 @@ build_context() {
 as_user() {
 	sh -c 'echo $$ >"$0/user/cgroup.procs" && exec "$@"' "$base" setpriv --reuid=$id --regid=$id --groups=$id,41100,41200,41300 \
 		--inh-caps=-all env -i USER=$user HOME="$work/home" XDG_RUNTIME_DIR="$work/run" PATH="$work/bin:$PATH" \
-		CONTAINERS_CONF="$work/containers.conf" sh -c 'cd && exec "$@"' sh "$@"
+		CONTAINERS_CONF="$work/containers.conf" STORAGE_DRIVER=overlay sh -c 'cd && exec "$@"' sh "$@"
 }
 
 # The user, in this mount namespace only.
@@ -149,17 +150,23 @@ make_user() {
 		cgroup_manager = "cgroupfs"
 		events_logger = "file"
 	CONF
+	mount -t tmpfs -o mode=1777 tmpfs /dev/shm # Podman leaves its locks there
 	# Everybody's, as on a machine with udev.
 	mknod "$work/tun" c 10 200
 	chmod 666 "$work/tun"
 	mount --bind "$work/tun" /dev/net/tun
 }
 
-make_cgroup() {
+# Sets base: the cgroup of the test, in the one hierarchy of version 2.
+find_cgroup() {
 	if [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then
 		mount -t cgroup2 cgroup2 /sys/fs/cgroup
 	fi
-	base=/sys/fs/cgroup/uid-nri-cluster
+	base=/sys/fs/cgroup/${work##*/}
+}
+
+make_cgroup() {
+	find_cgroup
 	mkdir -p "$base"
 	for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
 		echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || :
@@ -187,6 +194,15 @@ supervised() {
 	as_user podman unshare uid-nri-plugin supervise -- "$@" >"$work/log" 2>&1 || die "$*: $(tail -n 5 "$work/log")"
 }
 
+if [ "${1:-}" = no-cgroup ]; then
+	find_cgroup
+	for _ in 1 2 3 4 5 6 7 8 9 10; do # until the last process has gone
+		find "$base" -depth -type d -exec rmdir {} + 2>/dev/null || :
+		[ -e "$base" ] || exit 0
+		sleep 1
+	done
+	die "the cgroup $base is left"
+fi
 say "packages and programs"
 need_lab
 need_go
@@ -206,7 +222,7 @@ if [ "${1:-}" != inside ]; then
 	export NODE_BASE PROGRAMS CONTROL_PLANE images
 	work=$(mktemp -d /var/tmp/uid-nri-cluster.XXXXXX)
 	export work
-	trap 'rm -rf "$work"; rmdir /sys/fs/cgroup/uid-nri-cluster/* /sys/fs/cgroup/uid-nri-cluster 2>/dev/null || :' EXIT
+	trap 'rm -rf "$work"; unshare --mount sh "$0" no-cgroup' EXIT
 	trap 'exit 130' INT TERM
 	code=0
 	unshare --mount --propagation private --pid --fork --kill-child=KILL --mount-proc sh "$0" inside "$@" || code=$?
@@ -219,3 +235,19 @@ make_user
 build_context
 build_images
 . "$cluster/cases.sh"
+. "$cluster/checks.sh"
+for which in ${*:-plain planned}; do
+	case $which in
+	plain | planned) "$which" ;;
+	*) die "$which: plain or planned" ;;
+	esac
+	if [ -n "${KEEP:-}" ]; then
+		say "a shell in the node $node; it is removed when the shell ends"
+		as_user podman exec -it "$node" bash || :
+	fi
+	end_node
+done
+if [ "$differences" != 0 ]; then
+	die "$differences lines differ from what is expected"
+fi
+say "all lines are as expected"

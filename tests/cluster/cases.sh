@@ -1,11 +1,11 @@
 # shellcheck shell=sh
-# The cases of tests/cluster.sh, which reads this inside its namespaces.
+# The nodes of tests/cluster.sh, which reads this inside its namespaces. What is looked at in them is in checks.sh.
 
 # start_node NAME IMAGE FLAG...: as Usernetes' compose file does: named volumes, a private /run and /tmp, privileged.
 start_node() {
 	node=$1 image=$2
 	shift 2
-	as_user podman run -d --name "$node" --hostname "$node" --privileged --cgroup-parent /uid-nri-cluster/user \
+	as_user podman run -d --name "$node" --hostname "$node" --privileged --cgroup-parent "/${base##*/}/user" \
 		--network slirp4netns --sysctl net.ipv4.ip_forward=1 --tmpfs /run:exec --tmpfs /tmp \
 		-v "$node-var:/var" -v "$node-opt:/opt" -v "$node-etc:/etc" -v "$work/images:/images:ro" \
 		"$@" "$image" >"$work/log" 2>&1 || die "the node did not start: $(tail -n 5 "$work/log")"
@@ -81,8 +81,56 @@ make_cluster() {
 		{"op": "replace", "path": "/spec/replicas", "value": 1}]' >/dev/null
 	await 60 "service account" in_node kubectl get serviceaccount default
 }
-start_node plain localhost/node-with-plugin
-set > /tmp/cl.env
-import_images
-make_cluster
-sleep 100000
+
+# The node's container is made anew, of another image, as "compose up --build" does: the volumes stay.
+replace_node() {
+	as_user podman rm -f -t 10 "$node" >/dev/null 2>&1 || die "the node could not be removed"
+	start_node "$@"
+}
+
+# The map that Podman gives when it is not asked. The control: without the two lines not one sandbox starts.
+plain() {
+	start_node plain localhost/node
+	control_plain
+	in_node kubeadm reset --force >/dev/null 2>&1
+	say "plain: the node of the rebuilt image, over the old volumes"
+	replace_node plain localhost/node-with-plugin
+	check_volumes
+	see 'podman stop without pods' 'within*' stop_node 5
+	start_again
+	import_images
+	make_cluster
+	apply_pods
+	pods_ready
+	check_all
+}
+
+# The map that plan gives. The control: a cluster comes up, and single pods fail.
+planned() {
+	map=$(as_user uid-nri-plugin plan --podman)
+	say "planned: $map"
+	# shellcheck disable=SC2086 # one word an option
+	start_node planned localhost/node $map
+	import_images pause tools control-plane programs
+	make_cluster
+	apply_pods
+	control_planned
+	say "planned: the node of the rebuilt image, over the old volumes"
+	# shellcheck disable=SC2086
+	replace_node planned localhost/node-with-plugin $map
+	import_images owned
+	await 120 "API server in the rebuilt node" k get --raw /readyz
+	pods_ready
+	see 'a pod that waited for this' '20001 20001 20001' inside user-20001 "$whoami"
+	# Volumes whose group kubelet could not set then, it does not set later: it takes a new pod.
+	see 'an emptyDir of before, fsGroup' '0:0:2777' inside db-0/c 'stat -c %u:%g:%a /empty'
+	k delete pod db-0 >/dev/null
+	pods_ready
+	check_all
+}
+
+# end_node: with its volumes; its processes must be gone.
+end_node() {
+	as_user podman rm -f -t 10 -v "$node" >/dev/null 2>&1 || die "the node $node could not be removed"
+	as_user podman volume rm "$node-var" "$node-opt" "$node-etc" >/dev/null 2>&1 || die "the node's volumes could not be removed"
+}

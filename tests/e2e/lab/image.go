@@ -63,8 +63,8 @@ func (i Image) busybox(layer *layer) error {
 	for _, applet := range strings.Fields(applets) {
 		layer.link("bin/"+applet, "busybox")
 	}
-	layer.file("etc/passwd", 0o644, []byte("root:x:0:0::/root:/bin/sh\n"))
-	layer.file("etc/group", 0o644, []byte("root:x:0:\n"))
+	layer.file("etc/passwd", 0o644, []byte("root:x:0:0::/root:/bin/sh\nmember:x:20006:20006::/:/bin/sh\n"))
+	layer.file("etc/group", 0o644, []byte("root:x:0:\nmember:x:20006:\nextra:x:40003:member\n"))
 	for _, o := range i.Owns {
 		layer.dir(strings.Trim(o.Path, "/"), 0o700, o.Uid, o.Gid)
 	}

@@ -14,7 +14,8 @@ import (
 	"uid-nri-plugin/tests/e2e/lab"
 )
 
-var forever = []string{"sleep", "1000000"}
+// As the first process of a container a plain sleep hears no SIGTERM, and a node that is stopped waits for it.
+var forever = []string{"sh", "-c", "trap exit TERM; sleep 1000000 & wait"}
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
