@@ -64,6 +64,13 @@ say "tests of supervise with hostile callers (half a minute)"
 	cd tests/supervise
 	go vet ./...
 	go test -count=1 .
+	SUPERVISE_RACE_SECONDS=1
+	export SUPERVISE_RACE_SECONDS
+	for kernel in 5.5 5.18 6.8 6.12; do
+		say "the same, with what kernels after Linux $kernel have hidden (ten seconds)"
+		SUPERVISE_KERNEL=$kernel go test -count=1 \
+			-run '^Test(Chown.*|Roots|Rights|Proc|SetIDs.*|386Program|SetGroups.*|Threads|UserNamespaces|OuterGroups|GoPrograms|Signals|Stopped|Vanishing|ReusedPid|Killed.*)$' .
+	done
 )
 
 build_peers

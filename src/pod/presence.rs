@@ -97,6 +97,11 @@ fn read(path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Whether no process may be traced, by nobody, until the machine is booted anew (`kernel.yama.ptrace_scope`).
+pub fn no_tracing() -> bool {
+    fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope.trim() == "3")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

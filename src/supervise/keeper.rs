@@ -149,7 +149,7 @@ impl<'a> Keeper<'a> {
             }
             ending |= signal::came(libc::SIGTERM);
             // Nothing is left that the filter is on; or nothing at all but the init and us, at the end of a node.
-            if ready[1].hangup || (ending && is_alone()) {
+            if ready[1].hangup || (ending && (is_node_ending() || is_alone())) {
                 return self.end(plugin);
             }
             if let Some(shared) = self.shared {
@@ -331,6 +331,12 @@ impl<'a> Kept<'a> {
         let when = if self.wait.is_zero() { "now".to_owned() } else { format!("in {:.1} s", self.wait.as_secs_f32()) };
         journal.say(Level::Warning, format_args!("the plugin has ended; it is started again {when}"));
     }
+}
+
+/// Whether systemd is at its last step, where it waits for all processes that it can tell to end. It does not tell those of
+/// user 65535, such as pause containers, so these may be left.
+fn is_node_ending() -> bool {
+    fs::read_to_string("/proc/1/comm").is_ok_and(|comm| comm.starts_with("systemd-shutdow"))
 }
 
 /// Whether only the init and processes of this program are left.

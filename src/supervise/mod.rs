@@ -90,6 +90,13 @@ pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> R
         let aside = Aside { fold, node, plugin, level: journal.level(), keep_stderr: beside.keep_stderr };
         aside.start(theirs).map_err(|e| format!("cannot start the process that keeps the server: {e}"))?;
         if fold {
+            if pod::presence::no_tracing() {
+                let what = "no process may be traced here (kernel.yama.ptrace_scope is 3)";
+                journal.say(
+                    Level::Warning,
+                    format_args!("{what}, so no call is folded: unmapped ids get EINVAL as before"),
+                );
+            }
             let listener = seccomp::install(&program_of_filter).map_err(|e| no_filter(&e))?;
             seccomp::wake_in_turn(listener.as_fd());
             process::send_descriptor(&ours, listener.as_fd())

@@ -130,7 +130,8 @@ impl Thread {
     }
 
     /// Whether it has all that we have ourselves: root of the node, by all four user and group ids, with all our
-    /// capabilities, in our own user and mount namespaces.
+    /// capabilities, in our own user and mount namespaces and root: from a folder outside of its root, `..` may lead
+    /// elsewhere.
     pub fn is_our_equal(&self) -> bool {
         let is_root = match self.info() {
             Some(info) => info.ids == [0; 8],
@@ -146,6 +147,7 @@ impl Thread {
             && capability::effective(self.tid).is_ok_and(|theirs| ours & !theirs == 0)
             && self.user().is_ok_and(|user| user == self.proc.user)
             && self.mount().is_ok_and(|mount| mount == self.proc.mount)
+            && self.place().and_then(|place| file::leads_to_root(place.dir.as_fd(), c"root")).unwrap_or(false)
     }
 
     /// A file of its own in /proc, up to 1 MiB of it.

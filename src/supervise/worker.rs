@@ -115,8 +115,8 @@ impl<'a> Worker<'a> {
             owner,
             calls,
             held,
-            waiting,
             signals: HashMap::new(),
+            waiting,
             refused: Vec::new(),
             array: None,
             caller,
@@ -255,7 +255,12 @@ impl<'a> Worker<'a> {
         if !valid() {
             return self.answer(slot, Answer::Errno(libc::ESRCH));
         }
-        if ptrace::seize(n.tid).is_err() {
+        let seized = ptrace::seize(n.tid).or_else(|e| match self.tracer(n.tid).as_str() {
+            // It has just been let go; or else nobody may trace it.
+            "0" => ptrace::seize(n.tid),
+            _ => Err(e),
+        });
+        if seized.is_err() {
             // A dying thread says EPERM as well.
             if valid() {
                 // One that we let go while it was not stopped, which had no effect.
@@ -537,14 +542,20 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Whether a thread has no tracer, or one of ours: then it is one that is about to be gone, and has closed its files
-    /// (which is how its end is seen) but not yet let go.
-    fn is_about_to_be_let_go(&self, tid: u32) -> bool {
+    /// The tracer of a thread; "0": none, or one outside of our pid namespace.
+    fn tracer(&self, tid: u32) -> String {
         let status = Thread::open(&self.proc, tid).read(c"status").unwrap_or_default();
-        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap_or_default().trim();
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+        tracer.unwrap_or_default().trim().to_owned()
+    }
+
+    /// Whether a thread's tracer is one of ours, or dying: one that is about to be gone, and has closed its files (which is
+    /// how its end is seen) but not yet let go.
+    fn is_about_to_be_let_go(&self, tid: u32) -> bool {
+        let tracer = self.tracer(tid);
         match std::fs::read_link(format!("/proc/{tracer}/exe")) {
             Ok(exe) => std::fs::read_link("/proc/self/exe").is_ok_and(|own| own == exe),
-            Err(_) => true,
+            Err(_) => tracer != "0",
         }
     }
 

@@ -109,6 +109,15 @@ pub fn namespace_number(dir: BorrowedFd, path: &CStr) -> io::Result<u64> {
     Ok(digits.fold(0, |n: u64, b| n.wrapping_mul(10) + u64::from(b - b'0')))
 }
 
+/// Whether a link such as `/proc/PID/root` leads to our own root.
+pub fn leads_to_root(dir: BorrowedFd, path: &CStr) -> io::Result<bool> {
+    let mut text = [0u8; 2];
+    let (start, size) = (text.as_mut_ptr().cast(), text.len());
+    // SAFETY: `path` is NUL-terminated and only read; the kernel writes at most `size` bytes into `text`.
+    let length = cerr(unsafe { libc::readlinkat(dir.as_raw_fd(), path.as_ptr(), start, size) } as libc::c_long)?;
+    Ok(&text[..length as usize] == b"/")
+}
+
 /// How many names a directory still has; 0 once it is removed.
 pub fn links(dir: &OwnedFd) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;

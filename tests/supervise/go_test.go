@@ -30,6 +30,10 @@ func goProgram() {
 		err = unpack(os.Args[2])
 	case "start":
 		err = startAsAnother()
+	case "features":
+		if err = features(); err == nil {
+			os.Exit(0)
+		}
 	default:
 		return
 	}

@@ -26,6 +26,7 @@ const (
 	caller  = node.BinDir + "/caller"
 	program = node.BinDir + "/go-program" // this program, for what Go itself does
 	i386    = node.BinDir + "/i386"
+	older   = node.BinDir + "/older"
 )
 
 // programs are the same outside of the nodes.
@@ -67,13 +68,14 @@ func buildPrograms(dir string) ([]string, error) {
 	sources, _ := filepath.Glob("c/*.c")
 	args := []string{"-O1", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", to(caller)}
 	for _, s := range sources {
-		if s != "c/i386.c" {
+		if s != "c/i386.c" && s != "c/older.c" {
 			args = append(args, s)
 		}
 	}
 	for _, args := range [][]string{
 		append([]string{"gcc"}, args...),
 		{"gcc", "-m32", "-O1", "-Wall", "-Werror", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-o", to(i386), "c/i386.c"},
+		{"gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-o", to(older), "c/older.c"},
 		{"cp", binary, to(plugin)},
 		{"cp", self, to(program)},
 	} {
@@ -81,7 +83,7 @@ func buildPrograms(dir string) ([]string, error) {
 			return nil, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	return []string{to(caller), to(i386), to(plugin), to(program)}, nil
+	return []string{to(caller), to(i386), to(older), to(plugin), to(program)}, nil
 }
 
 // inNode runs the body of a top-level test in a fresh node: outside, it starts this program again for that test alone.
@@ -164,9 +166,17 @@ func exitCode(state *os.ProcessState) int {
 	return state.ExitCode()
 }
 
-// supervised is the command line for a program under supervision.
+// supervised is the command line for a program under supervision, on the kernel that SUPERVISE_KERNEL names.
 func supervised(argv ...string) []string {
-	return append([]string{plugin, "supervise", "--log-level", "error", "--"}, argv...)
+	return onKernel(os.Getenv("SUPERVISE_KERNEL"), append([]string{plugin, "supervise", "--log-level", "error", "--"}, argv...)...)
+}
+
+// onKernel is the command line for a program on another kernel than this one (c/older.c); "" is this one.
+func onKernel(kernel string, argv ...string) []string {
+	if kernel == "" {
+		return argv
+	}
+	return append([]string{older, kernel}, argv...)
 }
 
 // fine runs one of the caller's programs without and with supervision. The first run places the ids itself: it shows

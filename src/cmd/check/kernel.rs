@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use super::Finding;
 use crate::map::cut;
+use crate::pod::presence;
 use crate::sys::seccomp::{ALLOW, Insn};
 use crate::sys::{file, mount, ns, probe, seccomp};
 
@@ -36,6 +37,8 @@ pub struct Kernel {
     pub killable: bool,
     /// pidfd_getfd (Linux 5.6).
     pub pidfd_getfd: bool,
+    /// No process may be traced (kernel.yama.ptrace_scope is 3).
+    pub no_tracing: bool,
 }
 
 impl Kernel {
@@ -55,6 +58,7 @@ impl Kernel {
             notification: probe::has_notification(),
             killable: probe::has_killable_wait(),
             pidfd_getfd: probe::has_pidfd_getfd(),
+            no_tracing: presence::no_tracing(),
         }
     }
 
@@ -93,8 +97,15 @@ impl Kernel {
         f
     }
 
-    /// Tells of a listener that is in supervise's way.
+    /// Tells of a listener, or of a setting, that is in supervise's way.
     pub fn judge_listener(&self, f: &mut Finding, supervised: bool) {
+        if self.no_tracing {
+            let remedies = [
+                "# on the host, then boot it, as 3 stays:",
+                "echo kernel.yama.ptrace_scope=2 >/etc/sysctl.d/99-ptrace.conf",
+            ];
+            f.warn("kernel.yama.ptrace_scope is 3: supervise folds nothing", &remedies);
+        }
         match self.listener {
             0 | NOT_TRIED => {}
             libc::EBUSY if supervised => {}
@@ -175,6 +186,7 @@ pub mod tests {
         notification: true,
         killable: true,
         pidfd_getfd: true,
+        no_tracing: false,
     };
 
     fn kernel(release: &str) -> Kernel {

@@ -63,8 +63,11 @@ static volatile int leave;
 static void *wait_for_end(void *argument)
 {
     pthread_barrier_wait(&barrier);
+    /* No sched_yield: on Linux 6.18 threads that yield all the time keep others, in other groups of the scheduler, from
+     * running for many seconds. */
     while (!leave)
-        argument ? (void)usleep(100) : (void)sched_yield();
+        if (argument)
+            usleep(100);
     check_ids(65532, 1000660000, 0);
     return NULL;
 }
@@ -207,7 +210,8 @@ int signals_main(int argc, char **argv)
         die("%d queued signals were sent, %d arrived", sent[0], queued);
     if (ticks < 10 || queued < 10)
         die("only %d ticks and %d signals came: too few to show anything", ticks, queued);
-    if (interrupted > (files + set_ids) / 10) /* on an idle machine it is one in thousands */
+    /* On an idle machine it is one in thousands. Before Linux 5.19 any signal ends the wait, also after that moment. */
+    if (!getenv("SUPERVISE_KERNEL") && interrupted > (files + set_ids) / 10)
         die("%d calls were interrupted: they are not received at once", interrupted);
     puts("fine");
     return 0;

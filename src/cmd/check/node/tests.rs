@@ -506,6 +506,12 @@ problem  others      default_validator refuses adjusted namespaces
     assert_eq!(one("others", |f| f.containerd.config.refuses_namespaces = true), expected);
     let listener = one("others", |f| f.kernel.listener = libc::EBUSY);
     assert!(listener.starts_with("warning  others      a seccomp listener is on this node already"), "{listener}");
+    let expected = "\
+warning  others      kernel.yama.ptrace_scope is 3: supervise folds nothing
+         # on the host, then boot it, as 3 stays:
+         echo kernel.yama.ptrace_scope=2 >/etc/sysctl.d/99-ptrace.conf
+";
+    assert_eq!(one("others", |f| f.kernel.no_tracing = true), expected);
 }
 
 #[test]

@@ -27,6 +27,10 @@ const (
 	ForeignDir   = "/run/foreign"
 	ForeignGroup = 1256
 
+	// OuterGroups is how many groups the node's root keeps from outside, which the node does not map. HPC accounts have
+	// such, and RootlessKit and "podman run --group-add keep-groups" keep them; they read as 65534.
+	OuterGroups = 3
+
 	// firstHostID is where the ids of the node start outside of it.
 	firstHostID = 2937359488
 
@@ -120,6 +124,13 @@ func outer() error {
 	cmd.Env = append(os.Environ(), roleVar+"=init", "TMPDIR=/run/tmp", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	cmd.Dir = "/run/tmp"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	groups := make([]int, OuterGroups)
+	for i := range groups {
+		groups[i] = firstHostID + IDs + i
+	}
+	if err := syscall.Setgroups(groups); err != nil {
+		return fmt.Errorf("take groups that the node lacks: %w", err)
+	}
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: firstHostID, Size: IDs}}
 	if os.Getenv(WideVar) != "" {
 		const size = 1300000000
@@ -134,7 +145,7 @@ func outer() error {
 		UidMappings:                ids,
 		GidMappings:                ids,
 		GidMappingsEnableSetgroups: true,
-		Credential:                 &syscall.Credential{},
+		Credential:                 &syscall.Credential{NoSetGroups: true},
 		Pdeathsig:                  syscall.SIGKILL,
 	}
 	return cmd.Run()
