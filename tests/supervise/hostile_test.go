@@ -272,8 +272,12 @@ func newSession(t *testing.T) *session {
 	check(t, s.cmd.Start())
 	t.Cleanup(func() {
 		s.in.Close()
-		for _, pid := range helpers() {
-			unix.Kill(pid, unix.SIGKILL)
+		// Each that is left starts another one; those that hang in a file system end with it.
+		for range 20 {
+			for _, pid := range helpers() {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
 		// One that is stuck in a file system ends only after its server, with the node.
 		go s.cmd.Wait()
