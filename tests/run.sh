@@ -85,4 +85,6 @@ say "end-to-end tests (about five minutes)"
 	go vet ./...
 	go test -count=1 ./...
 )
+say "a real cluster (about six minutes)"
+sh tests/cluster.sh
 say "all tests passed"

@@ -152,7 +152,11 @@ impl<'a> Worker<'a> {
                         }
                         self.keep_pace();
                     }
-                    Ok(None) => open = false,
+                    Ok(None) => {
+                        // To be looked at before anything is waited for.
+                        busy = true;
+                        open = false;
+                    }
                     Err(_) => {}
                 }
             }
