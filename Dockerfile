@@ -2,9 +2,10 @@
 #
 #   docker build -t uid-nri-plugin .
 #
-# and in the Dockerfile of the node image:
+# and at the end of the Dockerfile of the node image, the second in place of its ENTRYPOINT:
 #
-#   COPY --from=uid-nri-plugin /uid-nri-plugin /opt/nri/plugins/00-uid-mapper
+#   COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/uid-nri-plugin
+#   ENTRYPOINT ["uid-nri-plugin", "node", "--", "/u7s-entrypoint.sh", "/usr/local/bin/entrypoint", "/sbin/init"]
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
