@@ -279,10 +279,10 @@ impl<'a> Worker<'a> {
             return self.answer(slot, Answer::Errno(libc::EINVAL));
         }
         let mut at = At::Leave;
-        // The number could have become another thread's before it was seized.
-        if ptrace::interrupt(n.tid).is_ok() && valid() {
+        if ptrace::interrupt(n.tid).is_ok() {
             at = At::Stop;
-            // Before Linux 5.19 the interrupt has ended the wait by itself, and there is nothing to answer any more.
+            // Before Linux 5.19 the interrupt has ended the wait by itself, and there is nothing to answer any more. Should the
+            // number have become another thread's before it was seized: that one is let go at its stop, as it makes no such call.
             let _ = seccomp::send(self.shared.listener.as_fd(), n.id, Answer::Restart);
         }
         if let Plan::Array { .. } = plan {

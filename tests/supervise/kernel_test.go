@@ -37,6 +37,14 @@ func features() error {
 	return nil
 }
 
+// isOlderThan tells whether SUPERVISE_KERNEL hides what this version has brought.
+func isOlderThan(version string) bool {
+	var here, there [2]int
+	fmt.Sscanf(os.Getenv("SUPERVISE_KERNEL"), "%d.%d", &here[0], &here[1])
+	fmt.Sscanf(version, "%d.%d", &there[0], &there[1])
+	return here[0] != 0 && (here[0] < there[0] || here[0] == there[0] && here[1] < there[1])
+}
+
 // What c/older.c hides is hidden, and nothing else.
 func TestOlderKernels(t *testing.T) {
 	inNode(t, func(t *testing.T) {

@@ -32,6 +32,8 @@ type scene struct {
 	// either: the supervised run may also answer as in the control, where the kernel decides. What may not be is
 	// another effect.
 	either bool
+	// since is the first kernel on which this can be played: 5.12, say.
+	since string
 }
 
 // file makes a file.
@@ -159,6 +161,10 @@ func play(t *testing.T, scenes []scene) {
 	t.Helper()
 	inNode(t, func(t *testing.T) {
 		for _, s := range scenes {
+			if isOlderThan(s.since) {
+				t.Logf("not played, as it takes Linux %s: %s", s.since, s.name)
+				continue
+			}
 			s.run(t)
 		}
 	})
