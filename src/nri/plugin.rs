@@ -209,11 +209,13 @@ impl Plugin {
         let lacks = |ids: &NodeIds, id: &&u32| !ids.contains(**id);
         let uid = Some(&user.uid).filter(|id| lacks(&node.uids, id));
         let gid = std::iter::once(&user.gid).chain(&user.additional_gids).find(|id| lacks(&node.gids, id));
-        let Some(pod) = request.pods.iter().find(|pod| pod.id == container.pod_sandbox_id) else { return };
         if find("user").is_some() || find("network").is_none_or(|net| home.is_our_net(&net.path)) {
             return;
         }
-        let who = Subject { pod: &pod.name, namespace: &pod.namespace, container: &container.name };
+        // It may have been told of in an earlier part.
+        let pod = request.pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+        let (pod, namespace) = pod.map_or((&*container.pod_sandbox_id, ""), |pod| (&pod.name, &pod.namespace));
+        let who = Subject { pod, namespace, container: &container.name };
         for (kind, id) in [("uid", uid), ("gid", gid)] {
             if let Some(id) = id {
                 let why = "was created while no plugin acted, or is privileged";

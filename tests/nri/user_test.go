@@ -7,8 +7,11 @@ package nri
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/containerd/nri/pkg/api"
 
 	"uid-nri-plugin/tests/nri/internal/engine"
 )
@@ -81,4 +84,36 @@ func TestUsersThatNoNamespaceCanHoldAreLeftToSupervise(t *testing.T) {
 	wantRefusal(t, e, strict, engine.NewContainer(strict, "c", many, nil), tooMany)
 	nobody := engine.NewContainer(pod, "nobody", engine.User{UID: 4294967295}, nil)
 	wantRefusal(t, e, pod, nobody, "4294967295")
+}
+
+// What containerd created while no plugin acted runs with folded ids, if at all: a plugin that comes tells of it.
+func TestContainersOfTheMeantime(t *testing.T) {
+	fixture(t)
+	book := journal(t)
+	pod := engine.NewPod("meantime", nil)
+	missed := engine.NewContainer(pod, "missed", engine.User{UID: 10001, GID: 1000, GIDs: []uint32{30001}}, nil)
+	mapped := engine.NewContainer(pod, "mapped", engine.User{UID: 1000, GID: 1000}, nil)
+	given := engine.NewContainer(pod, "given", engine.User{UID: 10001}, nil)
+	given.Linux.Namespaces = append(given.Linux.Namespaces, &api.LinuxNamespace{Type: "user", Path: "/run/somewhere"})
+	host := engine.NewContainer(pod, "host", engine.User{UID: 10001}, nil)
+	for _, ns := range host.Linux.Namespaces {
+		if ns.Type == "network" {
+			ns.Path = "/proc/1/ns/net"
+		}
+	}
+	start(t, engine.Config{Pods: []*api.PodSandbox{pod}, Containers: []*api.Container{missed, mapped, given, host}})
+	eventually(t, "lines about the container", func() error {
+		var told []string
+		for _, entry := range book.all() {
+			if strings.Contains(entry, "was created while no plugin acted") {
+				told = append(told, entry)
+			}
+		}
+		all := strings.Join(told, "")
+		if len(told) != 2 || !strings.Contains(all, "uid 10001 is folded") || !strings.Contains(all, "gid 30001 is folded") ||
+			strings.Count(all, "CONTAINER=missed\n") != 2 || strings.Count(all, "POD=pod-meantime\n") != 2 {
+			return fmt.Errorf("told %q", told)
+		}
+		return nil
+	})
 }
