@@ -90,14 +90,14 @@ func TestAnnotationOfOneContainer(t *testing.T) {
 }
 
 func TestCollisionsRefused(t *testing.T) {
-	c := lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 52044}}
+	c := lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 51044}}
 	s := equippedSite(t, careful)
 	pod := s.pod(t, annotated("collisions=refuse"))
-	for _, words := range []string{"uid-mapper: ", "50000", "52044"} {
+	for _, words := range []string{"uid-mapper: ", "50000", "51044"} {
 		refused(t, pod, c, words)
 	}
 	// The same pod, when collisions are all right.
-	equal(t, "groups", groups(t, start(t, s.pod(t, lab.Pod{Name: "allowed"}), c)), "0 50000 52044")
+	equal(t, "groups", groups(t, start(t, s.pod(t, lab.Pod{Name: "allowed"}), c)), "0 50000 51044")
 }
 
 func TestBadAnnotation(t *testing.T) {

@@ -42,7 +42,7 @@ func TestConfigInjectAnnotated(t *testing.T) {
 
 func TestConfigCollisionsRefused(t *testing.T) {
 	s := configured(t, "collisions = refuse\n")
-	c := lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 52044}}
+	c := lab.Container{Image: tools, User: lab.ID(10001), Groups: []int{50000, 51044}}
 	refused(t, s.pod(t, lab.Pod{}), c, "uid-mapper: ")
 	// A pod may say otherwise.
 	start(t, s.pod(t, annotated("collisions=allow")), c)

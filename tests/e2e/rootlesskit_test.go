@@ -102,15 +102,15 @@ func (s *site) runs10001(t *testing.T, snapshotter string) {
 		lab.Container
 		ids, gids string
 	}{
-		{lab.Container{Image: tools, User: lab.ID(10001)}, "10001 0", "0 0 1\n1 1 2012\n2017 2017 32\n65532 2013 4"},
-		{lab.Container{Image: user10001}, "10001 10001", "0 0 1\n1 1 1804\n1806 1806 207\n2017 2017 32\n10001 1560 1\n65532 2013 4"},
+		{lab.Container{Image: tools, User: lab.ID(10001)}, "10001 0", "0 0 1\n1 1 1493\n1498 1498 551\n65532 1494 4"},
+		{lab.Container{Image: user10001}, "10001 10001", "0 0 1\n1 1 1493\n1498 1498 62\n1561 1561 488\n10001 1560 1\n65532 1494 4"},
 	} {
 		c.Name, c.Mounts = strings.TrimSuffix(strings.TrimPrefix(c.Image, "localhost/"), ":test"), []lab.Mount{volume}
 		r := start(t, pod, c.Container)
 		mapped(t, s, r)
 		equal(t, "id", sh(t, r, "echo $(id -u) $(id -g)"), c.ids)
 		equal(t, "gid_map", idMap(t, r, "gid_map"), c.gids)
-		equal(t, "uid_map", idMap(t, r, "uid_map"), "0 0 1\n1 1 1804\n1806 1806 207\n2017 2017 32\n10001 1560 1\n65532 2013 4")
+		equal(t, "uid_map", idMap(t, r, "uid_map"), "0 0 1\n1 1 1493\n1498 1498 62\n1561 1561 488\n10001 1560 1\n65532 1494 4")
 		equal(t, "owner inside", sh(t, r, "cd /tmp && touch mine /data/file && stat -c '%u %g' mine"), c.ids)
 		contains(t, "the root file system", sh(t, r, "mount | head -n 1"), rootMount[snapshotter])
 		must(t, r.Remove())
@@ -119,5 +119,5 @@ func (s *site) runs10001(t *testing.T, snapshotter string) {
 	info, err := os.Stat(s.Path(volume.Node + "/file"))
 	must(t, err)
 	owner := info.Sys().(*syscall.Stat_t)
-	equal(t, "owner on the machine", fmt.Sprintf("%d:%d", owner.Uid, owner.Gid), fmt.Sprintf("%d:%d", kit.uids[1].Machine+1804, kit.uids[0].Machine))
+	equal(t, "owner on the machine", fmt.Sprintf("%d:%d", owner.Uid, owner.Gid), fmt.Sprintf("%d:%d", kit.uids[1].Machine+1559, kit.uids[0].Machine))
 }
