@@ -1,7 +1,7 @@
 //! chown by the node's root, made by the receiver itself.
 //!
 //! A caller that has all that the receiver has (containerd that unpacks an image, kubelet that sets up a volume) gains
-//! nothing when the receiver makes its call, and that is four times as quick as having it make the call again. Only success
+//! nothing when the receiver makes its call, and that is three times as quick as having it make the call again. Only success
 //! counts: whatever is refused or not plain here is made again by its caller, and then the kernel says what is wrong.
 
 use std::ffi::CStr;
