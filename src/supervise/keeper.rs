@@ -39,6 +39,8 @@ pub struct Keeper<'a> {
     bell: (OwnedFd, OwnedFd),
     /// The receivers that live, the one whose turn it is last.
     lives: Vec<Life>,
+    /// Nobody receives: another receiver is to be started, and could not be so far.
+    vacant: bool,
     /// The same pipe's other end, in the receiver and its workers.
     life: Option<OwnedFd>,
     /// The keeper's own pid.
@@ -62,7 +64,7 @@ impl<'a> Keeper<'a> {
         plugin: Option<&'a [CString]>,
     ) -> io::Result<Keeper<'a>> {
         let (bell, lives, life) = (process::pipe()?, Vec::new(), None);
-        Ok(Keeper { shared, journal, plugin, bell, lives, life, pid: 0 })
+        Ok(Keeper { shared, journal, plugin, bell, lives, vacant: false, life, pid: 0 })
     }
 
     /// The process that keeps us.
@@ -123,7 +125,8 @@ impl<'a> Keeper<'a> {
             let alone = ending.then_some(LAST_LOOK);
             let restart = plugin.as_ref().and_then(Kept::due);
             let watch = self.shared.and_then(|shared| own.tick(&shared.table));
-            let timeout = [alone, restart, watch].into_iter().flatten().min();
+            let vacant = self.vacant.then_some(LAST_LOOK);
+            let timeout = [alone, restart, watch, vacant].into_iter().flatten().min();
             let mut watched = [Watch::Nothing; 2 + MAX_TURNS];
             watched[0] = Watch::Input(self.bell.0.as_fd());
             if let Some(shared) = self.shared {
@@ -155,7 +158,7 @@ impl<'a> Keeper<'a> {
             if let Some(shared) = self.shared {
                 let hung = own.hangs(&shared.table, self.lives.last().map(|life| life.pid));
                 let gone: Vec<usize> = (0..MAX_TURNS).filter(|place| ready[2 + place].hangup).collect();
-                self.see_to_receivers(shared, &gone, hung)?;
+                self.see_to_receivers(shared, &gone, hung);
             }
         }
     }
@@ -174,7 +177,7 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    fn see_to_receivers(&mut self, shared: &Shared, gone: &[usize], hung: bool) -> io::Result<()> {
+    fn see_to_receivers(&mut self, shared: &Shared, gone: &[usize], hung: bool) {
         let last = self.lives.last().map(|life| life.place);
         let died = last.is_some_and(|place| gone.contains(&place));
         self.lives.retain(|life| !gone.contains(&life.place));
@@ -184,8 +187,19 @@ impl<'a> Keeper<'a> {
         if died {
             shared.say(Level::Warning, "the process that receives calls has died; another one goes on where it was");
         }
-        if died || (hung && self.lives.len() < MAX_TURNS - 1) {
-            return self.start_receiver(&mut None);
+        if died || self.vacant || (hung && self.lives.len() < MAX_TURNS - 1) {
+            let started = self.start_receiver(&mut None);
+            // Processes may be short for the moment, by a pod's doing. One that hangs still has its turn.
+            if let Err(e) = &started
+                && !self.vacant
+            {
+                shared.say(
+                    Level::Error,
+                    format_args!("cannot start a process that receives calls, and tries again: {e}"),
+                );
+            }
+            self.vacant = started.is_err() && (died || self.vacant);
+            return;
         }
         if !gone.is_empty()
             && let Some(life) = self.lives.last()
@@ -193,7 +207,6 @@ impl<'a> Keeper<'a> {
             // For it to take what those had in hand.
             let _ = process::kill(life.pid, libc::SIGUSR2);
         }
-        Ok(())
     }
 
     /// Starts a receiver, whose turn it is from then on.
@@ -211,7 +224,13 @@ impl<'a> Keeper<'a> {
             table.word(Word::Own).fetch_add(1, Ordering::AcqRel);
         }
         self.lives.push(Life { pid: 0, place, ended });
-        match process::fork()? {
+        let forked = process::fork();
+        if forked.is_err() {
+            self.lives.pop();
+            table.word(Word::Turn).store((turn - 1).into(), Ordering::Release);
+            table.turns()[place].store(0, Ordering::Release);
+        }
+        match forked? {
             Some(pid) => {
                 if let Some(life) = self.lives.last_mut() {
                     life.pid = pid;

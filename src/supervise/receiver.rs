@@ -124,6 +124,8 @@ pub struct Receiver<'a, 'k> {
     keeper: &'k mut Keeper<'a>,
     /// Whether the keeper is a child of ours; else it is our parent.
     has_keeper: bool,
+    /// There is none, and none could be started so far.
+    lacks_keeper: bool,
     turn: u32,
     proc: Rc<Proc>,
     workers: HashMap<u64, Known>,
@@ -147,6 +149,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
             shared,
             keeper,
             has_keeper: false,
+            lacks_keeper: false,
             turn,
             proc: Rc::new(Proc::open()?),
             workers: HashMap::new(),
@@ -222,6 +225,9 @@ impl<'a, 'k> Receiver<'a, 'k> {
             }
             self.adopt();
         }
+        if self.lacks_keeper {
+            self.have_keeper();
+        }
         if signal::came(libc::SIGUSR1) {
             let [chowns, set_ids, passed, failed] = self.shared.table.counts();
             let workers = self.workers.len();
@@ -237,11 +243,17 @@ impl<'a, 'k> Receiver<'a, 'k> {
         if self.shared.table.word(Word::Ending).load(Ordering::Acquire) == 1 || !self.is_our_turn() {
             return;
         }
-        self.shared.say(Level::Warning, "the process that keeps the others has died; another one is started");
-        match self.keeper.start_again() {
-            Ok(()) => self.has_keeper = true,
-            Err(e) => self.shared.say(Level::Error, format_args!("cannot start it: {e}")),
+        if !self.lacks_keeper {
+            self.shared.say(Level::Warning, "the process that keeps the others has died; another one is started");
         }
+        let started = self.keeper.start_again();
+        self.has_keeper |= started.is_ok();
+        if let Err(e) = &started
+            && !self.lacks_keeper
+        {
+            self.shared.say(Level::Error, format_args!("cannot start it, and tries again with the next call: {e}"));
+        }
+        self.lacks_keeper = started.is_err();
     }
 
     /// A slot that nothing is in. None: there is none, for the moment.

@@ -182,6 +182,7 @@ impl<'a> Worker<'a> {
             signal::alarm(0);
             let calls = if open { Watch::Input(self.calls.as_fd()) } else { Watch::Nothing };
             waiter.wait([calls], timeout);
+            self.set_alarm();
             self.let_late_ones_go();
             for (slot, since) in std::mem::take(&mut self.refused) {
                 self.begin(slot, since);
