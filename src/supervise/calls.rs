@@ -17,6 +17,10 @@ pub enum Op {
     Gids(usize),
     /// setgroups: count, array.
     Groups,
+    /// setxattr, lsetxattr, fsetxattr: file, name, value, size, flags. Access lists and capabilities have ids in them.
+    Xattr,
+    /// setxattrat: directory, path, flags, name, `struct xattr_args`, its size.
+    Xattrat,
 }
 
 /// One call of one architecture.
@@ -31,9 +35,19 @@ pub struct Call {
 }
 
 impl Op {
-    /// Whether it changes a file, which can take long.
+    /// Whether its ids are in the caller's memory.
+    pub fn has_array(self) -> bool {
+        matches!(self, Op::Groups | Op::Xattr | Op::Xattrat)
+    }
+
+    /// Whether it changes the owner of a file.
     pub fn is_chown(self) -> bool {
-        !matches!(self, Op::Uids(_) | Op::Gids(_) | Op::Groups)
+        matches!(self, Op::Chown | Op::Lchown | Op::Fchown | Op::Fchownat)
+    }
+
+    /// Whether it changes the ids of its caller, which takes no time; a file can take long.
+    pub fn is_set_id(self) -> bool {
+        matches!(self, Op::Uids(_) | Op::Gids(_) | Op::Groups)
     }
 
     /// The position of the first id among the arguments, and how many ids there are.
@@ -42,7 +56,7 @@ impl Op {
             Op::Chown | Op::Lchown | Op::Fchown => (1, 2),
             Op::Fchownat => (2, 2),
             Op::Uids(n) | Op::Gids(n) => (0, n),
-            Op::Groups => (0, 0),
+            Op::Groups | Op::Xattr | Op::Xattrat => (0, 0),
         }
     }
 }
@@ -101,6 +115,10 @@ macro_rules! old_calls {
             wide(214, Op::Gids(1)),
             wide(215, Op::Uids(1)),
             wide(216, Op::Gids(1)),
+            wide(226, Op::Xattr),
+            wide(227, Op::Xattr),
+            wide(228, Op::Xattr),
+            wide(463, Op::Xattrat),
             wide($fchownat, Op::Fchownat),
         ]
     };
@@ -122,7 +140,11 @@ pub const X86_64: Arch = Arch {
         wide(119, Op::Gids(3)),
         wide(122, Op::Uids(1)),
         wide(123, Op::Gids(1)),
+        wide(188, Op::Xattr),
+        wide(189, Op::Xattr),
+        wide(190, Op::Xattr),
         wide(260, Op::Fchownat),
+        wide(463, Op::Xattrat),
     ],
     variant: 0x4000_0000,
 };
@@ -134,6 +156,9 @@ pub const I386: Arch = Arch { audit: 0x4000_0003, calls: old_calls!(298), varian
 pub const AARCH64: Arch = Arch {
     audit: 0xc000_00b7,
     calls: &[
+        wide(5, Op::Xattr),
+        wide(6, Op::Xattr),
+        wide(7, Op::Xattr),
         wide(54, Op::Fchownat),
         wide(55, Op::Fchown),
         wide(143, Op::Gids(2)),
@@ -145,6 +170,7 @@ pub const AARCH64: Arch = Arch {
         wide(151, Op::Uids(1)),
         wide(152, Op::Gids(1)),
         wide(159, Op::Groups),
+        wide(463, Op::Xattrat),
     ],
     variant: 0,
 };

@@ -76,6 +76,25 @@ pub fn program(uids: &NodeIds, gids: &NodeIds, archs: &[Arch]) -> Vec<Insn> {
                     p.jump(notify);
                     continue;
                 }
+                // Neither can a name. But an access control list with a user or group in it has five entries of eight
+                // bytes or more, after four bytes, and a capability with an id has 24 bytes.
+                Op::Xattr => {
+                    p.place(target);
+                    p.put(LOAD, ARGS + 8 * 3);
+                    p.jump_if(EQUAL, 24, notify);
+                    p.put_jump(AT_LEAST, 1, 0, 4 + 5 * 8);
+                    p.put(RETURN, ALLOW);
+                    p.put(AND, 7);
+                    p.jump_if(EQUAL, 4, notify);
+                    p.put(RETURN, ALLOW);
+                    continue;
+                }
+                // Even the size is in memory.
+                Op::Xattrat => {
+                    p.place(target);
+                    p.jump(notify);
+                    continue;
+                }
                 Op::Uids(_) => Check::Uids,
                 Op::Gids(_) => Check::Gids,
                 _ => Check::Owner,
@@ -251,6 +270,7 @@ mod tests {
             gids in any_node(),
             ids in proptest::collection::vec(prop_oneof![any_id(), Just(u32::MAX), Just(0xffff), Just(0x1ffff)], 3),
             high in any::<u32>(),
+            size in prop_oneof![0..100u32, any::<u32>()],
         ) {
             let p = program(&uids, &gids, &ALL);
             for arch in ALL {
@@ -258,7 +278,12 @@ mod tests {
                     let (first, count) = call.op.ids();
                     let mut args = [u64::MAX; 6];
                     args[0] = u64::from(high) << 32 | u64::from(ids[0]);
-                    let mut asks = call.op == Op::Groups && ids[0] != 0;
+                    let mut asks = match call.op {
+                        Op::Groups => ids[0] != 0,
+                        Op::Xattr => size == 24 || size >= 44 && size % 8 == 4,
+                        op => op == Op::Xattrat,
+                    };
+                    args[3] = u64::from(size);
                     for i in 0..count {
                         args[first + i] = u64::from(high) << 32 | u64::from(ids[i]);
                         let id = match (call.narrow, ids[i] & 0xffff) {

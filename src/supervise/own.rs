@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::calls::Op;
 use super::thread::Thread;
@@ -25,6 +25,7 @@ pub fn chown(
     uid: u32,
     gid: u32,
     caller: &Thread,
+    root: BorrowedFd,
     valid: impl Fn() -> bool,
 ) -> io::Result<()> {
     let still_there = || if valid() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) };
@@ -46,13 +47,13 @@ pub fn chown(
     let mut bytes = [0; PATH_MAX];
     let path = path_at(n.tid, path, &mut bytes)?;
     let absolute = path.to_bytes().starts_with(b"/");
-    let from: OwnedFd = match dir {
-        _ if absolute => caller.folder(c"root")?,
-        libc::AT_FDCWD => caller.folder(c"cwd")?,
-        number => caller.descriptor(number)?,
+    let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+    let found = match dir {
+        // Its root is ours.
+        _ if absolute => owner::find(Start::Root(root), path, follow)?,
+        libc::AT_FDCWD => owner::find(Start::Below(caller.folder(c"cwd")?.as_fd()), path, follow)?,
+        number => owner::find(Start::Below(caller.descriptor(number)?.as_fd()), path, follow)?,
     };
-    let start = if absolute { Start::Root(from.as_fd()) } else { Start::Below(from.as_fd()) };
-    let found = owner::find(start, path, flags & libc::AT_SYMLINK_NOFOLLOW == 0)?;
     // What /proc shows depends on who looks.
     if file::file_system(&found)? == file::PROC_MAGIC {
         return Err(not_plain());

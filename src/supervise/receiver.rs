@@ -320,7 +320,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
             self.keeper.ring();
         }
         let valid = || seccomp::is_waiting(shared.listener.as_fd(), n.id);
-        let done = own::chown(n, call.op, uid, gid, caller, valid).is_ok();
+        let done = own::chown(n, call.op, uid, gid, caller, self.proc.root.as_fd(), valid).is_ok();
         if self.is_our_turn() {
             begun.fetch_add(1, Ordering::Release);
         }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
 use crate::sys::{capability, file, process};
@@ -17,6 +17,8 @@ use crate::sys::{capability, file, process};
 /// /proc, held open, and who we are in it.
 pub struct Proc {
     dir: OwnedFd,
+    /// Our own root.
+    pub root: OwnedFd,
     /// The number of our own user namespace.
     pub user: u64,
     /// The number of our own mount namespace.
@@ -38,7 +40,8 @@ impl Proc {
         let own = process::open_process(std::process::id()).and_then(|own| process::info(own.as_fd()));
         let cgroup = own.map_or(0, |info| info.cgroup);
         let cgroups = std::fs::read_to_string("/proc/self/cgroup").map_or(0, |text| number(&text));
-        Ok(Proc { dir, user, mount, cgroup, cgroups, capabilities: capability::effective(0)? })
+        let root = file::open_dir("/")?;
+        Ok(Proc { dir, root, user, mount, cgroup, cgroups, capabilities: capability::effective(0)? })
     }
 }
 
@@ -175,20 +178,6 @@ impl Thread {
     pub fn program(&self) -> io::Result<u64> {
         let file = File::from(self.open_file(c"exe", libc::O_PATH)?).metadata()?;
         Ok(file.dev().rotate_left(32) ^ file.ino())
-    }
-
-    /// Reads from its memory, at most to the end of `into`; how much there was to read. By the file, since another way
-    /// (process_vm_readv) waits for whoever the thread has told to fill its memory in (userfaultfd).
-    pub fn read_memory(&self, address: u64, into: &mut [u8]) -> usize {
-        let Ok(memory) = self.memory() else { return 0 };
-        let mut read = 0;
-        while read < into.len() {
-            match memory.read_at(&mut into[read..], address.wrapping_add(read as u64)) {
-                Ok(n @ 1..) => read += n,
-                _ => break,
-            }
-        }
-        read
     }
 
     /// A copy of a descriptor of its own. EBADF if it has none of this number. Before Linux 6.9 only the first thread of a

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::calls::{self, Call, Op};
+use super::calls::{self, Op};
 use super::fold::{self, Plan};
 use super::receiver::{PUT_BACK, Shared};
 use super::table::{Count, Owner, State, Word};
@@ -90,7 +90,7 @@ pub struct Worker<'a> {
     held: HashMap<u32, Held>,
     /// How often a thread's call has been interrupted on its way.
     signals: HashMap<u32, u32>,
-    /// setgroups calls that wait: one array of a container is replaced at a time, since processes can share memory.
+    /// Calls with arrays that wait: one array of a container is replaced at a time, since processes can share memory.
     waiting: VecDeque<u32>,
     /// Calls of threads that a dead worker of ours still holds, and since when.
     refused: Vec<(u32, Instant)>,
@@ -228,7 +228,6 @@ impl<'a> Worker<'a> {
     /// Begins with a call, or has it wait.
     fn begin(&mut self, slot: u32, since: Instant) {
         let n = self.shared.table.slot(slot).call();
-        let groups = |call: &Call| call.op == Op::Groups;
         let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
         // The registers of a 32-bit ARM program are of a layout that ptrace.rs does not know.
         let Some(call) = call.filter(|_| n.arch != calls::ARM.audit) else {
@@ -244,7 +243,7 @@ impl<'a> Worker<'a> {
                 _ => drop(self.held.remove(&n.tid).map(|held| self.end(held, 0))),
             }
         }
-        if groups(&call) && self.array.is_some() {
+        if call.op.has_array() && self.array.is_some() {
             return self.waiting.push_back(slot);
         }
         let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
@@ -306,13 +305,18 @@ impl<'a> Worker<'a> {
     fn begin_to_put_back(&mut self, slot: u32) {
         let (n, folded) = (self.shared.table.slot(slot).call(), self.shared.table.slot(slot).folded());
         let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
-        let plan = match (call.map(|call| call.op), self.undo().noted()) {
-            (Some(Op::Groups), Some((tid, address, theirs, ours))) if tid == n.tid => {
-                self.array = Some(tid);
-                Plan::Array { address, theirs, ours }
+        let plan = match (call.is_some_and(|call| call.op.has_array()), self.undo().noted()) {
+            (true, Some((tid, address, theirs, ours))) if tid == n.tid => {
+                match Thread::open(&self.proc, tid).memory() {
+                    Ok(memory) => {
+                        self.array = Some(tid);
+                        Plan::Array { address, theirs, ours, memory, program: self.undo().program() }
+                    }
+                    Err(_) => Plan::LetThrough,
+                }
             }
-            (Some(Op::Groups), _) => Plan::LetThrough,
-            _ => Plan::Arguments(folded),
+            (true, _) => Plan::LetThrough,
+            (false, _) => Plan::Arguments(folded),
         };
         let held = Held { slot, n, plan, at: At::PutBack, since: Instant::now(), blocks: None };
         match ptrace::seize(n.tid).and_then(|()| ptrace::interrupt(n.tid)) {
@@ -338,15 +342,14 @@ impl<'a> Worker<'a> {
                 }
                 Ok(())
             }
-            Plan::Array { address, theirs, ours } => {
-                let thread = Thread::open(&self.proc, n.tid);
+            Plan::Array { address, theirs, ours, memory, program } => {
                 let mut now = vec![0; ours.len()];
-                thread.read_memory(*address, &mut now);
-                // It may run another program by now, whose memory its own could not change.
-                if now != *ours || thread.program()? != self.undo().program() {
-                    return Ok(());
+                fold::read(memory, *address, &mut now);
+                // It may have run another program by the time that its memory was opened, one that is not its own to change.
+                match now == *ours && Thread::open(&self.proc, n.tid).program()? == *program {
+                    true => memory.write_all_at(theirs, *address),
+                    false => Ok(()),
                 }
-                thread.memory()?.write_all_at(theirs, *address)
             }
             Plan::LetThrough | Plan::Refuse(_) => Ok(()),
         }
@@ -400,7 +403,7 @@ impl<'a> Worker<'a> {
     /// It is about to make a call: if that is the one that was asked about, with the folded arguments.
     fn enter(&self, held: &mut Held) -> io::Result<()> {
         // A call that changes ids may have to ask once more, and takes no time.
-        if calls::arch(held.n.arch).and_then(|arch| arch.call(held.n.nr)).is_some_and(|call| call.op.is_chown()) {
+        if calls::arch(held.n.arch).and_then(|arch| arch.call(held.n.nr)).is_some_and(|call| !call.op.is_set_id()) {
             unblock(held);
         }
         let n = &held.n;
@@ -415,10 +418,8 @@ impl<'a> Worker<'a> {
                 slot.set(State::Folded, self.owner);
                 self.replace(n, n.args, *folded)?;
             }
-            Plan::Array { address, theirs, ours } => {
-                let thread = Thread::open(&self.proc, n.tid);
-                self.undo().note(n.tid, thread.program()?, *address, theirs, ours);
-                let memory = thread.memory()?;
+            Plan::Array { address, theirs, ours, memory, program } => {
+                self.undo().note(n.tid, *program, *address, theirs, ours);
                 // A part of it may have been written. Where nothing can be (a shared mapping that is only to be read), the
                 // call is made as it is.
                 if memory.write_all_at(ours, *address).is_err() {
@@ -444,9 +445,7 @@ impl<'a> Worker<'a> {
         let result = regs.result();
         match &held.plan {
             Plan::Arguments(folded) => regs.set_arguments(is_old(n), *folded, n.args),
-            Plan::Array { address, theirs, .. } => {
-                Thread::open(&self.proc, n.tid).memory()?.write_all_at(theirs, *address)?;
-            }
+            Plan::Array { address, theirs, memory, .. } => memory.write_all_at(theirs, *address)?,
             Plan::LetThrough | Plan::Refuse(_) => {}
         }
         // On ARM the result is in the first argument's register. A call that was interrupted while it asked again is made
@@ -529,6 +528,7 @@ impl<'a> Worker<'a> {
         let Some(call) = calls::arch(n.arch).and_then(|arch| arch.call(n.nr)) else { return };
         let (kinds, count) = match call.op {
             Op::Groups => return self.shared.table.count(Count::SetIds),
+            Op::Xattr | Op::Xattrat => return self.shared.table.count(Count::Chowns),
             Op::Uids(_) => ([Kind::User; 3], Count::SetIds),
             Op::Gids(_) => ([Kind::Group; 3], Count::SetIds),
             _ => ([Kind::User, Kind::Group, Kind::Group], Count::Chowns),

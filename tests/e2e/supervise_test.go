@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -127,6 +129,46 @@ func TestSupervisedUnpack(t *testing.T) {
 				s.unpacked(t, stock, i)
 			}
 			equal(t, "place", stock.place(id), place)
+		})
+	}
+}
+
+// Access control lists and capabilities have ids in them, too.
+func TestSupervisedUnpackOfAttributes(t *testing.T) {
+	control, s := ready(t)(bareStock()), ready(t)(foldedStock())
+	words := func(all ...uint32) (text string) {
+		for _, word := range all {
+			text += string(binary.LittleEndian.AppendUint32(nil, word))
+		}
+		return text
+	}
+	const none = 1<<32 - 1
+	// The group that bounds it has no permissions, as the mode of the file will say.
+	list := func(id uint32) string {
+		return words(2, 6<<16|1, none, 4<<16|2, id, 4<<16|4, none, 16, none, 32, none)
+	}
+	capability := func(root uint32) string { return words(3<<24, 1<<13, 0, 0, 0, root) }
+	const acl, capabilities = "system.posix_acl_access", "security.capability"
+	for name, c := range map[string]struct{ kind, value, placed string }{
+		"acl":        {acl, list(50000), list(uint32(lab.Plain[0].Machine) + 1744)},
+		"capability": {capabilities, capability(100000), capability(uint32(lab.Plain[0].Machine) + 1440)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := withFiles("xattr-"+name, lab.Owned{Xattrs: map[string]string{c.kind: c.value}})
+			i.Owns = i.Owns[1:] // but for the home, which is 65532's
+			if err := control.Import(i); err == nil {
+				t.Error("it was unpacked without the supervisor")
+			} else {
+				contains(t, "the error", err.Error(), "invalid argument")
+			}
+			must(t, s.Import(i))
+			found, err := filepath.Glob(s.Path(s.Snapshots()) + "/" + i.Files[0].Path)
+			must(t, err)
+			equal(t, "files on disk", len(found), 1)
+			value := make([]byte, 100)
+			n, err := syscall.Getxattr(found[0], c.kind, value)
+			must(t, err)
+			equal(t, "the attribute, as the machine sees it", fmt.Sprintf("%x", value[:n]), fmt.Sprintf("%x", c.placed))
 		})
 	}
 }

@@ -29,6 +29,7 @@ type Image struct {
 type Owned struct {
 	Path     string
 	Uid, Gid int
+	Xattrs   map[string]string // extended attributes, of files only
 }
 
 const applets = "sh ash ls id cat cp sleep touch chown chmod echo env mkdir mount umount stat head tail ps true false " +
@@ -69,7 +70,11 @@ func (i Image) busybox(layer *layer) error {
 		layer.dir(strings.Trim(o.Path, "/"), 0o700, o.Uid, o.Gid)
 	}
 	for _, f := range i.Files {
-		layer.add(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: 0o600, Uid: f.Uid, Gid: f.Gid}, []byte(f.Path))
+		records := map[string]string{}
+		for name, value := range f.Xattrs {
+			records["SCHILY.xattr."+name] = value
+		}
+		layer.add(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: 0o600, Uid: f.Uid, Gid: f.Gid, PAXRecords: records}, []byte(f.Path))
 	}
 	return layer.close()
 }

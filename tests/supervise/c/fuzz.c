@@ -74,6 +74,8 @@ static void tell_thread(char *line)
 
 static const char *const watched[] = {"f0", "f1", "f2", "f3", "d0/x", "d1/x", "fifo", "d0", "d1", ".", "..", "link", "d0/up"};
 
+static const char *const attributes[] = {"system.posix_acl_access", "system.posix_acl_default", "security.capability"};
+
 /* Prints what has changed. */
 static void tell_files(struct stat *before)
 {
@@ -89,6 +91,12 @@ static void tell_files(struct stat *before)
             end += sprintf(end, " %s %o %u:%u%s%s", watched[i], s.st_mode & 07777, s.st_uid, s.st_gid,
                            fgetxattr(fd, "security.capability", value, sizeof value) > 0 ? " with capabilities" : "", changed ? ";" : " OLD;");
         before[i] = s;
+        for (int k = 0; changed && k < 2; k++) {
+            uint32_t list[64];
+            ssize_t size = fgetxattr(fd, attributes[k], list, sizeof list);
+            for (ssize_t n = 1; n + 1 < size / 4; n += 2)
+                end += sprintf(end, " %x:%d", list[n], (int)shown(list[n + 1]));
+        }
     }
     *end = 0;
     if (end != line)
@@ -369,6 +377,8 @@ static void lay(void)
     for (size_t i = 0; i < 7; i++)
         unlink(watched[i]);
     rmdir("d0"), rmdir("d1");
+    for (int i = 0; i < 6; i++)
+        removexattr(i < 3 ? "." : "..", attributes[i % 3]);
     /* Some get there. */
     must(chown("/run", 0, 0) == 0 && chmod("/run", 0755) == 0);
     must(mkdir("d0", 0755) == 0 && mkdir("d1", 0755) == 0);

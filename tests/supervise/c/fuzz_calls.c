@@ -352,6 +352,33 @@ static const struct {
     {"no_new_privs", {PR_SET_NO_NEW_PRIVS, 1}},
 };
 
+/* setxattr of an access control list or of capabilities, with two ids or one. */
+static void any_attribute(struct call *c, unsigned long path, const char *file)
+{
+    static const struct {
+        const char *name;
+        int x64, i386;
+    } calls[] = {{"setxattr", SYS_setxattr, 226}, {"lsetxattr", SYS_lsetxattr, 227}, {"fsetxattr", SYS_fsetxattr, 228}};
+    static const char *const names[] = {"system.posix_acl_access", "system.posix_acl_access", "system.posix_acl_default", "security.capability"};
+    unsigned i = upto(3), uid = ANY(ids), gid = ANY(ids);
+    const char *name = ANY(names);
+    uint32_t list[] = {2, 6 << 16 | 1, -1, 4 << 16 | 2, asked(uid), 4 << 16 | 4, -1, 4 << 16 | 8, asked(gid), 6 << 16 | 16, -1, 32, -1};
+    uint32_t capability[] = {0x03000001, 1 << CAP_NET_RAW, 0, 0, 0, asked(uid)};
+    int is_list = name[1] == 'y';
+    c->abi = upto(3) ? X64 : I386;
+    c->nr = c->abi == I386 ? calls[i].i386 : calls[i].x64;
+    c->size = is_list ? sizeof list : sizeof capability;
+    c->array = upto(8) ? bytes(c->size) : at_the_end(list, c->size);
+    memcpy(c->array, is_list ? list : capability, c->size);
+    must((c->copy = malloc(c->size)) != NULL);
+    memcpy(c->copy, c->array, c->size);
+    say(c, "%s%s", c->abi == I386 ? "i386:" : "", calls[i].name);
+    c->args[0] = i == 2 ? descriptor_argument(c, 0) : path;
+    c->args[1] = (unsigned long)memcpy(bytes(32), name, strlen(name) + 1);
+    c->args[2] = (unsigned long)c->array, c->args[3] = upto(16) ? c->size : c->size - upto(9);
+    say(c, " %s %s %u %u, %lu bytes", i == 2 ? "" : file, name, uid, gid, c->args[3]);
+}
+
 int any_step(struct call *c, int threads)
 {
     static const char *const files[] = {"f0", "f1", "f2", "f3", "d0", "d1", "d0/x", "d1/x"}, *const folders[] = {"d0", "d0", "d1", ".", "..", ROOM};
@@ -359,7 +386,7 @@ int any_step(struct call *c, int threads)
     static const int spaces[] = {CLONE_NEWNS, CLONE_FILES, CLONE_FS, CLONE_NEWUSER, CLONE_NEWUSER | CLONE_NEWNS};
     const char *file = ANY(files), *folder = ANY(folders);
     unsigned long in_memory = (unsigned long)memcpy(bytes(64), file, strlen(file) + 1);
-    unsigned dice = upto(42), i;
+    unsigned dice = upto(45), i;
     memset(c, 0, sizeof *c);
     if (dice < 2) {
         any_capabilities(c);
@@ -376,6 +403,8 @@ int any_step(struct call *c, int threads)
     } else if (dice < 12) {
         plain(c, "setxattr of capabilities", SYS_setxattr, in_memory, (unsigned long)memcpy(bytes(32), CAPABILITY), (unsigned long)file_capability, sizeof file_capability, 0);
         say(c, " %s", file);
+    } else if (dice > 41) {
+        any_attribute(c, in_memory, file);
     } else if (dice < 14 || dice > 39) {
         strcpy((char *)in_memory, folder);
         plain(c, dice == 12 ? "chdir" : "chroot", dice == 12 ? SYS_chdir : SYS_chroot, in_memory, 0, 0, 0, 0);

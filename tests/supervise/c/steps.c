@@ -14,6 +14,9 @@
  *   g:#1,2   an array of group ids, h: one of 16-bit ids, r: in read-only memory, f: in a read-only shared mapping of
  *            a file; m:#1,2 an array of group ids at whose end memory ends; G:N an array of N marked ids; x:N one of N that reaches past the end of memory, F:N one of N whose
  *            second half is in a mapping as of f:
+ *   a:u#1,g2 an access control list with these users and then groups; A: one in a mapping as of f:
+ *   c:#1     the capabilities of a file, with this root
+ *   t:u#1,g2 a struct xattr_args with an access control list
  */
 #include "caller.h"
 
@@ -24,7 +27,8 @@ static const struct {
     {"chown", 92, 182, 212},     {"lchown", 94, 16, 198},     {"fchown", 93, 95, 207},     {"fchownat", 260, 298, -1},
     {"setuid", 105, 23, 213},    {"setgid", 106, 46, 214},    {"setreuid", 113, 70, 203},  {"setregid", 114, 71, 204},
     {"setresuid", 117, 164, 208}, {"setresgid", 119, 170, 210}, {"setgroups", 116, 81, 206}, {"setfsuid", 122, 138, 215},
-    {"setfsgid", 123, 139, 216},
+    {"setfsgid", 123, 139, 216}, {"setxattr", 188, 226, -1},  {"lsetxattr", 189, 227, -1}, {"fsetxattr", 190, 228, -1},
+    {"setxattrat", 463, 463, -1},
 };
 
 /* An array in use by a call, to be found unchanged afterwards. */
@@ -127,6 +131,52 @@ static unsigned long half_file_groups(size_t n)
     return remember(at, 2 * size);
 }
 
+struct entry {
+    uint16_t tag, permissions;
+    uint32_t id;
+};
+
+static unsigned long access_list(char *list, char kind)
+{
+    struct entry entries[300] = {{1, 6, -1}};
+    uint32_t version = 2;
+    size_t n = 1;
+    int groups = 0;
+    for (char *save, *word = strtok_r(list, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+        if (word[0] == 'g' && !groups++)
+            entries[n++] = (struct entry){4, 4, -1};
+        entries[n++] = (struct entry){groups ? 8 : 2, 4, word[1] == '#' ? marked(word + 2) : strtoul(word + 1, NULL, 0)};
+    }
+    if (!groups)
+        entries[n++] = (struct entry){4, 4, -1};
+    entries[n++] = (struct entry){16, 6, -1}, entries[n++] = (struct entry){32, 0, -1};
+    size_t size = 4 + n * sizeof *entries;
+    char *at = pages(16 + size);
+    memcpy(at + 16, &version, 4), memcpy(at + 20, entries, n * sizeof *entries);
+    if (kind == 'A')
+        return remember(file_pages(NULL, at + 16, size), size);
+    if (kind == 'a')
+        return remember(at + 16, size);
+    *(uint64_t *)at = (uint64_t)(at + 16), ((uint32_t *)at)[2] = size;
+    return remember(at, 16 + size);
+}
+
+/* The ids in a file's access control lists and capabilities. */
+static void attributes(const char *path)
+{
+    static const char *names[] = {"system.posix_acl_access", "system.posix_acl_default", "security.capability"};
+    uint32_t value[1024];
+    for (int i = 0; i < 3; i++) {
+        ssize_t size = lgetxattr(path, names[i], value, sizeof value);
+        if (size < 0)
+            continue;
+        printf("%s %s:", path, names[i]);
+        for (ssize_t k = 1; k < size / 4; k++)
+            printf(" %x", value[k]);
+        printf("\n");
+    }
+}
+
 static unsigned long argument(char *text)
 {
     char *colon = text[0] && text[1] == ':' ? text + 2 : NULL;
@@ -176,6 +226,14 @@ static unsigned long argument(char *text)
     case 'G':
     case 'x':
         return many_groups(strtoul(colon, NULL, 0), text[0] == 'x');
+    case 'a':
+    case 'A':
+    case 't':
+        return access_list(colon, text[0]);
+    case 'c': {
+        uint32_t value[6] = {0x03000001, 1 << CAP_NET_RAW, 0, 0, 0, colon[0] == '#' ? marked(colon + 1) : strtoul(colon, NULL, 0)};
+        return remember(memcpy(pages(sizeof value), value, sizeof value), sizeof value);
+    }
     case 'F':
         return half_file_groups(strtoul(colon, NULL, 0));
     }
@@ -512,6 +570,7 @@ static int run(int argc, char **argv)
             must(lstat(word[1], &s) == 0);
             printf("%s is of %u:%u\n", word[1], s.st_uid, s.st_gid);
         }
+        STEP("attributes", 1) attributes(word[1]);
         STEP("tmpfs", 1) must(mount("tmpfs", word[1], "tmpfs", 0, "mode=755") == 0);
         STEP("proc", 1) must(mount("proc", word[1], "proc", 0, NULL) == 0);
         STEP("private", 0) must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -18,9 +19,14 @@ const (
 	foldedSetid   = "setresuid, id not mapped: folded"
 	passedGroups  = "setgroups, ids mapped: let through"
 	foldedGroups  = "setgroups, ids not mapped: folded"
+	quietXattr    = "setxattr, 256 lengths: 1 in 8 asks"
+	passedXattr   = "setxattr, length of a list: let through"
+	foldedXattr   = "setxattr of a list, id not mapped: folded"
 )
 
-var measured = []string{getppid, passedChown, notifiedChown, passedSetid, foldedSetid, passedGroups, foldedGroups}
+var measured = []string{
+	getppid, passedChown, notifiedChown, passedSetid, foldedSetid, passedGroups, foldedGroups, quietXattr, passedXattr, foldedXattr,
+}
 
 const same = ^uintptr(0) // -1: no change
 
@@ -93,6 +99,17 @@ func calls(dir string) error {
 		_, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, same, id, same)
 		return e
 	}
+	attribute := func(name string, value []byte) syscall.Errno {
+		if err := syscall.Setxattr(file, name, value, 0); err != nil {
+			return err.(syscall.Errno)
+		}
+		return 0
+	}
+	var any [256]byte
+	list := make([]byte, 44)
+	for i, word := range []uint32{2, 6<<16 | 1, ^uint32(0), 4<<16 | 2, 50000, 4<<16 | 4, ^uint32(0), 6<<16 | 16, ^uint32(0), 32, ^uint32(0)} {
+		binary.LittleEndian.PutUint32(list[4*i:], word)
+	}
 	for _, c := range []struct {
 		name           string
 		samples, batch int // a sample is a batch's mean
@@ -106,6 +123,9 @@ func calls(dir string) error {
 		{foldedSetid, 1000, 1, func(int) syscall.Errno { return effective(50000) }, func() syscall.Errno { return effective(0) }},
 		{passedGroups, 1000, 1, func(int) syscall.Errno { return groups([]uint32{4, 27, 1000}) }, nil},
 		{foldedGroups, 1000, 1, func(int) syscall.Errno { return groups([]uint32{50000, 65534, 27}) }, nil},
+		{quietXattr, 20, 256, func(i int) syscall.Errno { return attribute("user.x", any[:i%256]) }, nil},
+		{passedXattr, 2000, 1, func(i int) syscall.Errno { return attribute("user.x", any[:44]) }, nil},
+		{foldedXattr, 1000, 1, func(i int) syscall.Errno { return attribute("system.posix_acl_access", list) }, nil},
 	} {
 		if e := c.call(0); e == syscall.EINVAL {
 			continue
