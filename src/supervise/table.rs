@@ -66,14 +66,13 @@ pub enum Word {
     Ending,
     /// So many slots have been used so far.
     Used,
-    /// Nanoseconds that a worker with much to do waits for each call: see `receiver::Load`.
-    Pace,
 }
 
-const TURNS: usize = 6;
+const TURNS: usize = 5;
 const COUNTS: usize = TURNS + MAX_TURNS;
 const DONE: usize = COUNTS + 4;
-const NUMBERS: usize = DONE + MAX_WORKERS;
+const TAKEN: usize = DONE + MAX_WORKERS;
+const NUMBERS: usize = TAKEN + MAX_WORKERS;
 const UNDOS: usize = NUMBERS + MAX_WORKERS;
 const SLOTS_AT: usize = UNDOS + MAX_WORKERS * UNDO;
 const ALL: usize = SLOTS_AT + SLOTS as usize * SLOT;
@@ -127,6 +126,11 @@ impl Table {
         &self.0[DONE + worker]
     }
 
+    /// How many calls this worker has taken: those are no more in the kernel's queue.
+    pub fn taken(&self, worker: usize) -> &'static AtomicU64 {
+        &self.0[TAKEN + worker]
+    }
+
     /// A number for a new worker of this turn's. None: all are taken.
     pub fn take_number(&self, turn: u32) -> Option<u16> {
         let number = (0..MAX_WORKERS).find(|number| {
@@ -136,6 +140,7 @@ impl Table {
             is_free && word.compare_exchange(taken, turn.into(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })?;
         self.done(number).store(0, Ordering::Release);
+        self.taken(number).store(0, Ordering::Release);
         self.undo(number).clear();
         Some(number as u16)
     }

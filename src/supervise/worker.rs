@@ -18,13 +18,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::calls::{self, Op};
+use super::calls::{self, Call, Op};
 use super::fold::{self, Plan};
 use super::receiver::{PUT_BACK, Shared};
-use super::table::{Count, Owner, State, Word};
+use super::table::{Count, Owner, State};
 use super::thread::{Proc, Thread};
 use super::{Kind, NO_CHANGE};
 use crate::journal::Level;
@@ -49,9 +48,11 @@ const BUSY: Duration = Duration::from_micros(50);
 const STUCK: u32 = 3;
 /// The alarm is set anew no more often than this.
 const ALARM: Duration = Duration::from_millis(500);
-/// A worker with no more calls than this keeps no pace.
-const FEW: usize = 8;
-const LONGEST_PACE: Duration = Duration::from_millis(100);
+/// Calls that are taken before threads that have stopped are looked at.
+const AT_ONCE: usize = 64;
+/// Threads that are on their way to their calls at once. Others are parked: to find out which one has stopped takes the
+/// kernel longer the more there may be, and a thread that is stopped is not in the queue in which all containers wait.
+const ON_THEIR_WAY: usize = 16;
 /// Ids of a container that are told of in the log; more are not.
 const MAX_TOLD: usize = 64;
 
@@ -59,7 +60,8 @@ const MAX_TOLD: usize = 64;
 struct Held {
     slot: u32,
     n: Notification,
-    plan: Plan,
+    /// None: to be worked out when it is its turn.
+    plan: Option<Plan>,
     at: At,
     since: Instant,
     /// The signals that it blocks by itself, while all are blocked on its way.
@@ -71,6 +73,8 @@ struct Held {
 enum At {
     /// On its way to the stop that we asked for.
     Stop,
+    /// Stopped there, until it is its turn.
+    Parked,
     /// On its way to its call.
     Entry,
     /// In its call, with the folded arguments.
@@ -90,8 +94,13 @@ pub struct Worker<'a> {
     held: HashMap<u32, Held>,
     /// How often a thread's call has been interrupted on its way.
     signals: HashMap<u32, u32>,
-    /// Calls with arrays that wait: one array of a container is replaced at a time, since processes can share memory.
-    waiting: VecDeque<u32>,
+    /// Threads that are parked.
+    parked: VecDeque<u32>,
+    /// Those of them whose calls have arrays: one array of a container is replaced at a time, since processes can share
+    /// memory.
+    parked_arrays: VecDeque<u32>,
+    /// How many are on their way.
+    on_their_way: usize,
     /// Calls of threads that a dead worker of ours still holds, and since when.
     refused: Vec<(u32, Instant)>,
     array: Option<u32>,
@@ -106,22 +115,21 @@ pub struct Worker<'a> {
 impl<'a> Worker<'a> {
     /// A worker for what comes through this pipe: numbers of slots.
     pub fn new(shared: &'a Shared, proc: Rc<Proc>, owner: Owner, calls: OwnedFd) -> Worker<'a> {
-        let (held, waiting, told) = (HashMap::new(), VecDeque::new(), HashSet::new());
-        let calls = File::from(calls);
-        let (caller, pin) = (None, None);
         Worker {
             shared,
             proc,
             owner,
-            calls,
-            held,
+            calls: File::from(calls),
+            held: HashMap::new(),
             signals: HashMap::new(),
-            waiting,
+            parked: VecDeque::new(),
+            parked_arrays: VecDeque::new(),
+            on_their_way: 0,
             refused: Vec::new(),
             array: None,
-            caller,
-            pin,
-            told,
+            caller: None,
+            pin: None,
+            told: HashSet::new(),
             told_of_tracer: false,
             alarm: None,
         }
@@ -134,32 +142,30 @@ impl<'a> Worker<'a> {
         signal::die_of_alarm()?;
         let mut open = true;
         let mut idle = 0;
-        while open || !self.held.is_empty() || !self.waiting.is_empty() || !self.refused.is_empty() {
+        while open || !self.held.is_empty() || !self.refused.is_empty() {
             let mut busy = false;
-            self.set_alarm();
-            while let Some((tid, stop)) = ptrace::stopped() {
-                busy = true;
+            for _ in 0..AT_ONCE {
                 self.set_alarm();
-                self.went_on(tid, stop);
-            }
-            if open {
                 match self.next() {
+                    _ if !open => break,
                     Ok(Some(slot)) => {
-                        busy = true;
                         match slot & PUT_BACK {
                             0 => self.begin(slot, Instant::now()),
                             _ => self.begin_to_put_back(slot & !PUT_BACK),
                         }
-                        self.keep_pace();
+                        self.shared.table.taken(self.owner.worker.into()).fetch_add(1, Ordering::Relaxed);
                     }
-                    Ok(None) => {
-                        // To be looked at before anything is waited for.
-                        busy = true;
-                        open = false;
-                    }
-                    Err(_) => {}
+                    Ok(None) => open = false,
+                    Err(_) => break,
                 }
+                busy = true;
             }
+            for (tid, stop) in std::iter::from_fn(ptrace::stopped).take(AT_ONCE) {
+                busy = true;
+                self.set_alarm();
+                self.went_on(tid, stop);
+            }
+            self.go_on();
             if busy {
                 idle = 0;
                 continue;
@@ -173,7 +179,7 @@ impl<'a> Worker<'a> {
                 }
                 continue;
             }
-            let timeout = match (self.refused.is_empty(), self.held.is_empty() && self.waiting.is_empty()) {
+            let timeout = match (self.refused.is_empty(), self.held.is_empty()) {
                 (false, _) => Some(Duration::from_millis(1)),
                 (true, false) => Some(PATIENCE / 4),
                 (true, true) => None,
@@ -200,18 +206,6 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Waits a little where the receiver has too much to do and much of it is for us.
-    fn keep_pace(&self) {
-        let pace = self.shared.table.word(Word::Pace).load(Ordering::Relaxed);
-        if pace == 0 {
-            return;
-        }
-        let queued = process::readable(self.calls.as_fd()) / 4;
-        if queued > FEW {
-            sleep(Duration::from_nanos(pace * queued as u64 / 64).min(LONGEST_PACE));
-        }
-    }
-
     /// The next call's slot. None: there will be none. WouldBlock: not yet.
     fn next(&mut self) -> io::Result<Option<u32>> {
         let mut number = [0; 4];
@@ -228,9 +222,8 @@ impl<'a> Worker<'a> {
     /// Begins with a call, or has it wait.
     fn begin(&mut self, slot: u32, since: Instant) {
         let n = self.shared.table.slot(slot).call();
-        let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
         // The registers of a 32-bit ARM program are of a layout that ptrace.rs does not know.
-        let Some(call) = call.filter(|_| n.arch != calls::ARM.audit) else {
+        let Some(call) = call(&n).filter(|_| n.arch != calls::ARM.audit) else {
             return self.answer(slot, Answer::Continue);
         };
         if let Some(held) = self.held.get(&n.tid) {
@@ -240,16 +233,13 @@ impl<'a> Worker<'a> {
                 // It has asked anew before it came to its stop.
                 _ if self.restart(slot, n.tid) => return,
                 // It is not ours any more.
-                _ => drop(self.held.remove(&n.tid).map(|held| self.end(held, 0))),
+                _ => drop(self.take(n.tid).map(|held| self.end(held, 0))),
             }
         }
-        if call.op.has_array() && self.array.is_some() {
-            return self.waiting.push_back(slot);
-        }
-        let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
-        let plan = match fold::plan(&n, call, &self.shared.node, caller, &mut self.pin) {
-            Ok(Plan::LetThrough) => return self.answer(slot, Answer::Continue),
-            Ok(Plan::Refuse(errno)) => return self.answer(slot, Answer::Errno(errno)),
+        // What is in memory while somebody else's array is replaced may be that one's.
+        let plan = match (!call.op.has_array() || self.array.is_none()).then(|| self.plan(&n)).transpose() {
+            Ok(Some(Plan::LetThrough)) => return self.answer(slot, Answer::Continue),
+            Ok(Some(Plan::Refuse(errno))) => return self.answer(slot, Answer::Errno(errno)),
             // Most likely it is gone, and nobody waits for the answer.
             Err(e) => return self.answer(slot, Answer::Errno(e.raw_os_error().unwrap_or(libc::ESRCH))),
             Ok(plan) => plan,
@@ -285,10 +275,41 @@ impl<'a> Worker<'a> {
             // number have become another thread's before it was seized: that one is let go at its stop, as it makes no such call.
             let _ = seccomp::send(self.shared.listener.as_fd(), n.id, Answer::Restart);
         }
-        if let Plan::Array { .. } = plan {
-            self.array = Some(n.tid);
-        }
         self.held.insert(n.tid, Held { slot, n, plan, at, since: Instant::now(), blocks: None });
+    }
+
+    fn plan(&mut self, n: &Notification) -> io::Result<Plan> {
+        let Some(call) = call(n) else { return Ok(Plan::LetThrough) };
+        let caller = Thread::turn_to(&mut self.caller, &self.proc, n.tid);
+        fold::plan(n, call, &self.shared.node, caller, &mut self.pin)
+    }
+
+    /// A thread that we trace, as somebody who is to decide what becomes of it.
+    fn take(&mut self, tid: u32) -> Option<Held> {
+        let held = self.held.remove(&tid)?;
+        self.on_their_way -= usize::from(held.at == At::Entry);
+        Some(held)
+    }
+
+    /// Has parked threads go on to their calls, as many as may.
+    fn go_on(&mut self) {
+        while self.on_their_way < ON_THEIR_WAY {
+            let array = if self.array.is_none() { self.parked_arrays.pop_front() } else { None };
+            let Some(tid) = array.or_else(|| self.parked.pop_front()) else { return };
+            // It may have died, and its number be another one's.
+            if self.held.get(&tid).is_none_or(|held| held.at != At::Parked) {
+                continue;
+            }
+            let Some(mut held) = self.take(tid) else { continue };
+            match self.resume(&mut held) {
+                Ok(()) => {
+                    (held.at, held.since) = (At::Entry, Instant::now());
+                    self.on_their_way += 1;
+                    self.held.insert(tid, held);
+                }
+                Err(_) => self.end(held, 0),
+            }
+        }
     }
 
     /// Has a thread that we trace make its call again, after a stop. False: we do not. Without a stop to come the kernel would
@@ -304,8 +325,7 @@ impl<'a> Worker<'a> {
     /// Begins with a thread that a dead worker has left in its call.
     fn begin_to_put_back(&mut self, slot: u32) {
         let (n, folded) = (self.shared.table.slot(slot).call(), self.shared.table.slot(slot).folded());
-        let call = calls::arch(n.arch).and_then(|arch| arch.call(n.nr));
-        let plan = match (call.is_some_and(|call| call.op.has_array()), self.undo().noted()) {
+        let plan = match (call(&n).is_some_and(|call| call.op.has_array()), self.undo().noted()) {
             (true, Some((tid, address, theirs, ours))) if tid == n.tid => {
                 match Thread::open(&self.proc, tid).memory() {
                     Ok(memory) => {
@@ -318,7 +338,7 @@ impl<'a> Worker<'a> {
             (true, _) => Plan::LetThrough,
             (false, _) => Plan::Arguments(folded),
         };
-        let held = Held { slot, n, plan, at: At::PutBack, since: Instant::now(), blocks: None };
+        let held = Held { slot, n, plan: Some(plan), at: At::PutBack, since: Instant::now(), blocks: None };
         match ptrace::seize(n.tid).and_then(|()| ptrace::interrupt(n.tid)) {
             Ok(()) => {
                 // Should it be waiting for an answer to this call still.
@@ -334,7 +354,7 @@ impl<'a> Worker<'a> {
     fn put_back(&self, held: &Held) -> io::Result<()> {
         let n = &held.n;
         match &held.plan {
-            Plan::Arguments(folded) => {
+            Some(Plan::Arguments(folded)) => {
                 let mut regs = Registers::read(n.tid)?;
                 if regs.are_of(is_old(n), n.ip, *folded) {
                     regs.set_arguments(is_old(n), *folded, n.args);
@@ -342,7 +362,7 @@ impl<'a> Worker<'a> {
                 }
                 Ok(())
             }
-            Plan::Array { address, theirs, ours, memory, program } => {
+            Some(Plan::Array { address, theirs, ours, memory, program }) => {
                 let mut now = vec![0; ours.len()];
                 fold::read(memory, *address, &mut now);
                 // It may have run another program by the time that its memory was opened, one that is not its own to change.
@@ -351,13 +371,13 @@ impl<'a> Worker<'a> {
                     false => Ok(()),
                 }
             }
-            Plan::LetThrough | Plan::Refuse(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
     /// A thread has stopped, or is gone.
     fn went_on(&mut self, tid: u32, stop: Stop) {
-        let Some(mut held) = self.held.remove(&tid) else {
+        let Some(mut held) = self.take(tid) else {
             // It was let go while it was not stopped, which had no effect; or it has died. Or the kernel has made us its tracer
             // since it was made by a thread that we trace (CLONE_PTRACE), before that one was where we can see what it does.
             let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
@@ -368,8 +388,10 @@ impl<'a> Worker<'a> {
             let _ = self.put_back(&held);
         }
         match (held.at, stop) {
-            (At::Stop, Stop::Trap) if self.to_entry(&mut held).is_ok() => {
-                held.at = At::Entry;
+            (At::Stop, Stop::Trap) => {
+                held.at = At::Parked;
+                let has_array = call(&held.n).is_some_and(|call| call.op.has_array());
+                if has_array { &mut self.parked_arrays } else { &mut self.parked }.push_back(tid);
                 self.held.insert(tid, held);
             }
             (At::Entry, Stop::Syscall) if self.enter(&mut held).is_ok() => {
@@ -388,9 +410,17 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// It has stopped as we asked it to: lets it go on to its call.
-    fn to_entry(&self, held: &mut Held) -> io::Result<()> {
+    /// Lets it go on to its call from the stop that we asked for.
+    fn resume(&mut self, held: &mut Held) -> io::Result<()> {
         let tid = held.n.tid;
+        let plan = match held.plan.take() {
+            Some(plan) => plan,
+            None => self.plan(&held.n)?,
+        };
+        if let Plan::Array { .. } = plan {
+            self.array = Some(tid);
+        }
+        held.plan = Some(plan);
         if !Registers::read(tid)?.restarts(held.n.nr) {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -403,7 +433,7 @@ impl<'a> Worker<'a> {
     /// It is about to make a call: if that is the one that was asked about, with the folded arguments.
     fn enter(&self, held: &mut Held) -> io::Result<()> {
         // A call that changes ids may have to ask once more, and takes no time.
-        if calls::arch(held.n.arch).and_then(|arch| arch.call(held.n.nr)).is_some_and(|call| !call.op.is_set_id()) {
+        if call(&held.n).is_some_and(|call| !call.op.is_set_id()) {
             unblock(held);
         }
         let n = &held.n;
@@ -413,24 +443,25 @@ impl<'a> Worker<'a> {
         }
         let slot = self.shared.table.slot(held.slot);
         match &held.plan {
-            Plan::Arguments(folded) => {
+            Some(Plan::Arguments(folded)) => {
                 slot.set_folded(*folded);
                 slot.set(State::Folded, self.owner);
                 self.replace(n, n.args, *folded)?;
+                return ptrace::to_syscall(n.tid);
             }
-            Plan::Array { address, theirs, ours, memory, program } => {
+            Some(Plan::Array { address, theirs, ours, memory, program }) => {
                 self.undo().note(n.tid, *program, *address, theirs, ours);
                 // A part of it may have been written. Where nothing can be (a shared mapping that is only to be read), the
                 // call is made as it is.
                 if memory.write_all_at(ours, *address).is_err() {
                     let _ = memory.write_all_at(theirs, *address);
                 }
-                // Not before: what the thread asks once more is let through from now on.
-                slot.set_folded(n.args);
-                slot.set(State::Folded, self.owner);
             }
-            Plan::LetThrough | Plan::Refuse(_) => {}
+            _ => {}
         }
+        // Not before: what the thread asks once more is let through from now on.
+        slot.set_folded(n.args);
+        slot.set(State::Folded, self.owner);
         ptrace::to_syscall(n.tid)
     }
 
@@ -442,11 +473,13 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let mut regs = Registers::read(n.tid)?;
-        let result = regs.result();
+        let mut result = regs.result();
+        let mut folded = result >= 0;
         match &held.plan {
-            Plan::Arguments(folded) => regs.set_arguments(is_old(n), *folded, n.args),
-            Plan::Array { address, theirs, memory, .. } => memory.write_all_at(theirs, *address)?,
-            Plan::LetThrough | Plan::Refuse(_) => {}
+            Some(Plan::Arguments(folded)) => regs.set_arguments(is_old(n), *folded, n.args),
+            Some(Plan::Array { address, theirs, memory, .. }) => memory.write_all_at(theirs, *address)?,
+            Some(Plan::Refuse(errno)) if result < 0 && result != -ERESTARTSYS => result = -errno,
+            _ => folded = false,
         }
         // On ARM the result is in the first argument's register. A call that was interrupted while it asked again is made
         // anew: by itself it never returns EINTR.
@@ -456,7 +489,7 @@ impl<'a> Worker<'a> {
             true => self.interrupted(n.tid),
             false => drop(self.signals.remove(&n.tid)),
         }
-        if result >= 0 {
+        if folded {
             self.tell(n);
         }
         Ok(())
@@ -480,8 +513,7 @@ impl<'a> Worker<'a> {
         self.shared.table.undo(self.owner.worker.into())
     }
 
-    /// Lets a stopped thread go, with this signal, and goes on with what waited for it. One that has died meanwhile is
-    /// reaped later.
+    /// Lets a stopped thread go, with this signal. One that has died meanwhile is reaped later.
     fn end(&mut self, mut held: Held, signal: i32) {
         if self.array == Some(held.n.tid) {
             self.undo().clear();
@@ -492,15 +524,11 @@ impl<'a> Worker<'a> {
         unblock(&mut held);
         let _ = ptrace::detach(held.n.tid, signal);
         self.shared.table.done(self.owner.worker.into()).fetch_add(1, Ordering::Relaxed);
-        for _ in 0..self.waiting.len() {
-            let Some(slot) = self.waiting.pop_front() else { break };
-            self.begin(slot, Instant::now());
-        }
     }
 
     /// Stops those that do not come to their call; forgets those that have become other threads.
     fn let_late_ones_go(&mut self) {
-        let late = |held: &Held| held.since.elapsed() > PATIENCE;
+        let late = |held: &Held| held.at != At::Parked && held.since.elapsed() > PATIENCE;
         let mut gone = Vec::new();
         for (tid, held) in self.held.iter_mut().filter(|(_, held)| late(held)) {
             held.since = Instant::now();
@@ -513,19 +541,22 @@ impl<'a> Worker<'a> {
             };
             if held.at == At::Entry {
                 held.at = At::Leave;
+                self.on_their_way -= 1;
             }
             if !there {
                 gone.push(*tid);
             }
         }
-        for held in gone.into_iter().filter_map(|tid| self.held.remove(&tid)).collect::<Vec<_>>() {
-            self.end(held, 0);
+        for tid in gone {
+            if let Some(held) = self.take(tid) {
+                self.end(held, 0);
+            }
         }
     }
 
     /// One line for each new id of a container, not for each call.
     fn tell(&mut self, n: &Notification) {
-        let Some(call) = calls::arch(n.arch).and_then(|arch| arch.call(n.nr)) else { return };
+        let Some(call) = call(n) else { return };
         let (kinds, count) = match call.op {
             Op::Groups => return self.shared.table.count(Count::SetIds),
             Op::Xattr | Op::Xattrat => return self.shared.table.count(Count::Chowns),
@@ -572,7 +603,11 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Takes back what `to_entry` has done to a thread's signals.
+fn call(n: &Notification) -> Option<Call> {
+    calls::arch(n.arch).and_then(|arch| arch.call(n.nr))
+}
+
+/// Takes back what `resume` has done to a thread's signals.
 fn unblock(held: &mut Held) {
     if let Some(mask) = held.blocks.take() {
         // It may be gone.
