@@ -199,3 +199,29 @@ func TestPodmanUnpacksUnderSupervise(t *testing.T) {
 }
 
 const nogroup = "localhost/nogroup:test"
+
+// A user's own groups stay where "keep-groups" says so, unmapped as they are.
+func TestPodmanKeepsGroups(t *testing.T) {
+	a := newAccount(t, podName(t))
+	archive, err := lab.Image{Name: tools, Cmd: forever}.Archive()
+	must(t, err)
+	_, err = a.Run(bytes.NewReader(archive), "podman", "load")
+	must(t, err)
+	where, err := a.Run(nil, "sh", "-c", "command -v uid-nri-plugin")
+	must(t, err)
+	run := func(command string) (string, error) {
+		argv := []string{"podman", "run", "--rm", "--privileged", "--group-add", "keep-groups", "-v", strings.TrimSpace(where) + ":/uid-nri-plugin:ro"}
+		return a.Run(nil, append(argv, tools, "sh", "-c", command)...)
+	}
+	const change = "touch /tmp/f && chown 50000:60000 /tmp/f && stat -c %u:%g /tmp/f"
+	out, err := run("id -G; " + change)
+	if err == nil {
+		t.Errorf("it was changed without supervise: %s", out)
+	} else {
+		contains(t, "the error", err.Error(), "Invalid argument")
+	}
+	out, err = run("id -G; /uid-nri-plugin supervise -- sh -c '" + change + " && su -s /bin/sh member -c \"id -u\"'")
+	must(t, err)
+	l := layout{pool: 2049}
+	equal(t, "groups, owner and user", out, fmt.Sprintf("0 65534 65534\n%d:%d\n%d\n", l.place(50000), l.place(60000), l.place(20006)))
+}

@@ -146,7 +146,8 @@ func (a *Account) Run(stdin io.Reader, argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	id := strconv.Itoa(userID)
-	enter := []string{"-t", strconv.Itoa(a.stage), "-m", "-S", id, "-G", id, "--", "sh", "-c", `cd && exec "$@"`, "sh"}
+	groups := strings.Trim(strings.ReplaceAll(fmt.Sprint(userGroups), " ", ","), "[]")
+	enter := []string{"-t", strconv.Itoa(a.stage), "-m", "--", "setpriv", "--reuid", id, "--regid", id, "--groups", groups, "sh", "-c", `cd && exec "$@"`, "sh"}
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, argv...)...)
 	cmd.Env = []string{
 		"USER=" + User, "HOME=" + userDir + "/home", "XDG_RUNTIME_DIR=" + userDir + "/run", "PATH=" + userDir + "/bin:" + nodePath,

@@ -23,7 +23,11 @@ const (
 	kitState = userRun + "/rootlesskit"
 )
 
-var userCredential = &syscall.Credential{Uid: userID, Gid: userID}
+// The user is in groups that no namespace of its own maps, as accounts of a cluster are.
+var (
+	userGroups     = []uint32{userID, 41100, 41101}
+	userCredential = &syscall.Credential{Uid: userID, Gid: userID, Groups: userGroups}
+)
 
 // OfUser is the map that RootlessKit gives: the user's own id, then the subordinate ones.
 var OfUser = []Extent{{0, userID, 1}, {1, base, 2048}}
