@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use crate::sys::socket;
+use crate::sys::poll::{self, Watch};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -167,7 +167,8 @@ impl Journal {
             Err(_) => {
                 let line = line(level, subject, message);
                 let stderr = io::stderr();
-                if socket::can_write(stderr.as_fd()) {
+                let [state] = poll::wait([Watch::Output(stderr.as_fd())], Some(Duration::ZERO));
+                if state.ready && !state.hangup {
                     // Nobody is left to tell of a failure.
                     let _ = stderr.lock().write_all(line.as_bytes());
                 }

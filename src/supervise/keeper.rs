@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use super::receiver::{Receiver, Shared};
 use super::table::{MAX_TURNS, Table, Word};
 use crate::journal::{Journal, Level};
+use crate::sys::poll::Watch;
 use crate::sys::process;
-use crate::sys::signal::{self, Watch};
+use crate::sys::signal;
 
 /// How long the receiver may be at a call of its own.
 const TICK: Duration = Duration::from_millis(2);
@@ -139,7 +140,7 @@ impl<'a> Keeper<'a> {
             if let Some(shared) = self.shared {
                 shared.table.word(Word::KeeperSleeps).store(0, Ordering::Release);
             }
-            if ready[0].input {
+            if ready[0].ready {
                 let mut rings = [0; 64];
                 let _ = process::read(self.bell.0.as_fd(), &mut rings);
             }

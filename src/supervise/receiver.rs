@@ -21,9 +21,10 @@ use super::thread::{Proc, Thread};
 use super::worker::Worker;
 use super::{Kind, NO_CHANGE, own};
 use crate::journal::{Journal, Level};
+use crate::sys::poll::Watch;
 use crate::sys::process;
 use crate::sys::seccomp::{self, Answer, Notification};
-use crate::sys::signal::{self, Waiter, Watch};
+use crate::sys::signal::{self, Waiter};
 
 /// A worker without calls for this long is ended when another one is needed.
 const IDLE: Duration = Duration::from_secs(10);
@@ -160,7 +161,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
                 // Nothing is left that the filter is on, nor anything for the workers to do.
                 process::exit_now(0);
             }
-            let Some(number) = self.free_slot().filter(|_| ready.input) else { continue };
+            let Some(number) = self.free_slot().filter(|_| ready.ready) else { continue };
             let slot = self.shared.table.slot(number);
             slot.set(State::Received, Owner { turn: self.turn, worker: 0 });
             // Failures are of single calls: their caller died.

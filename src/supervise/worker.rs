@@ -27,10 +27,11 @@ use super::table::{Count, Owner, State};
 use super::thread::{Proc, Thread};
 use super::{Kind, NO_CHANGE};
 use crate::journal::Level;
+use crate::sys::poll::Watch;
 use crate::sys::process;
 use crate::sys::ptrace::{self, ERESTARTNOINTR, ERESTARTSYS, Registers, Stop, Syscall};
 use crate::sys::seccomp::{self, Answer, Notification};
-use crate::sys::signal::{self, Watch};
+use crate::sys::signal;
 
 /// How long a thread may take to its call's entry before it is let go.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@ pub mod mount;
 pub mod ns;
 pub mod owner;
 pub mod pipe;
+pub mod poll;
 pub mod probe;
 pub mod process;
 pub mod ptrace;

@@ -6,8 +6,9 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::poll::{self, Watch};
 use super::process::{exit_code, kill, wait_child};
-use super::{cerr, cstr, probe, retry};
+use super::{cerr, cstr};
 
 /// How much of the input is held here.
 const CHUNK: usize = 1 << 16;
@@ -50,28 +51,18 @@ impl Program {
     /// program has ended, and well; if not well, an error tells how.
     pub fn read(&mut self, into: &mut [u8], more: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         loop {
-            let (takes, gives) = self.poll()?;
-            if takes {
+            let input = self.input.as_ref().map_or(Watch::Nothing, |input| Watch::Output(input.as_fd()));
+            let [takes, gives] = poll::wait([input, Watch::Input(self.output.as_fd())], None);
+            if takes.any() {
                 self.give(more)?;
             }
-            if gives {
+            if gives.any() {
                 return match self.output.read(into)? {
                     0 => self.finish().map(|()| 0),
                     read => Ok(read),
                 };
             }
         }
-    }
-
-    /// Waits until it takes input, or there is output or no more of it.
-    fn poll(&self) -> io::Result<(bool, bool)> {
-        let ready = |fd, events| libc::pollfd { fd, events, revents: 0 };
-        // poll(2) passes over -1.
-        let input = self.input.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        let mut both = [ready(input, libc::POLLOUT), ready(self.output.as_raw_fd(), libc::POLLIN)];
-        // SAFETY: `both` is an array of two pollfd of ours.
-        retry(|| unsafe { libc::poll(both.as_mut_ptr(), 2, -1) }.into())?;
-        Ok((both[0].revents != 0, both[1].revents != 0))
     }
 
     fn give(&mut self, more: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<()> {
@@ -131,8 +122,8 @@ pub fn output(program: &str, arguments: &[&CStr]) -> io::Result<String> {
     let end = Instant::now() + Duration::from_secs(2);
     let (mut text, mut block, mut timely) = (Vec::new(), [0; 4096], true);
     while text.len() < MAX_OUTPUT {
-        let left = end.saturating_duration_since(Instant::now()).as_millis() as i32;
-        timely = left > 0 && probe::is_readable(from.as_fd(), left);
+        let [ready] = poll::wait([Watch::Input(from.as_fd())], Some(end.saturating_duration_since(Instant::now())));
+        timely = ready.any();
         match if timely { from.read(&mut block)? } else { 0 } {
             0 => break,
             n => text.extend_from_slice(&block[..n]),
@@ -167,6 +158,7 @@ fn ended_by(child: u32, end: Instant) -> bool {
 }
 
 /// Starts a program between two descriptors, with SIGPIPE as programs expect it (std ignores it) and stderr going nowhere.
+/// std::process::Command would do, and makes the file 32 KiB larger.
 fn spawn(command: &[&CStr], stdin: BorrowedFd, stdout: BorrowedFd) -> io::Result<u32> {
     let words = command.iter().map(|word| word.as_ptr().cast_mut());
     let arguments: Vec<*mut libc::c_char> = words.chain([std::ptr::null_mut()]).collect();

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use super::{cerr, cstr, process, retry};
+use super::{cerr, cstr, process};
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
@@ -118,13 +118,6 @@ pub fn has_file_capabilities(path: &str) -> bool {
     let name = c"security.capability".as_ptr();
     // SAFETY: two NUL-terminated strings, only read; a size of 0 asks for the length alone, and nothing is written.
     unsafe { libc::getxattr(path.as_ptr(), name, std::ptr::null_mut(), 0) > 0 }
-}
-
-/// Whether something can be read within this time, or never more.
-pub fn is_readable(fd: BorrowedFd, milliseconds: i32) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: `poll` is one pollfd of ours.
-    matches!(retry(|| unsafe { libc::poll(&mut poll, 1, milliseconds) }.into()), Ok(1..))
 }
 
 #[cfg(test)]

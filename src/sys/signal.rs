@@ -1,11 +1,11 @@
 //! Signals as events: caught ones are only noted, and only while this process waits.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::cerr;
+use super::poll::{self, Ready, Watch};
 
 /// Signals that have come since they were last asked for, by bit.
 static NOTED: AtomicU64 = AtomicU64::new(0);
@@ -42,48 +42,10 @@ pub fn came(signal: libc::c_int) -> bool {
     NOTED.fetch_and(!(1 << signal), Ordering::Relaxed) & 1 << signal != 0
 }
 
-/// What to wait for.
-#[derive(Clone, Copy, Debug)]
-pub enum Watch<'a> {
-    /// Something to read, or the end of the other side.
-    Input(BorrowedFd<'a>),
-    /// The end of the other side only.
-    End(BorrowedFd<'a>),
-    /// Nothing.
-    Nothing,
-}
-
-/// What became of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
-    /// Something can be read.
-    pub input: bool,
-    /// The other side is gone.
-    pub hangup: bool,
-}
-
 impl Waiter {
     /// Waits until one of these comes, a caught signal comes, or the time is over.
     pub fn wait<const N: usize>(&self, watched: [Watch; N], timeout: Option<Duration>) -> [Ready; N] {
-        let mut polls = watched.map(|watch| {
-            let (fd, events) = match watch {
-                Watch::Input(fd) => (fd.as_raw_fd(), libc::POLLIN),
-                Watch::End(fd) => (fd.as_raw_fd(), 0),
-                Watch::Nothing => (-1, 0),
-            };
-            libc::pollfd { fd, events, revents: 0 }
-        });
-        let time = timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos().into() });
-        let time = time.as_ref().map_or(std::ptr::null(), |t| &raw const *t);
-        // SAFETY: `polls` has N entries; the time, if any, and the mask live until the call returns.
-        let n = unsafe { libc::ppoll(polls.as_mut_ptr(), N as libc::nfds_t, time, &self.0) };
-        polls.map(|poll| match n {
-            1.. => Ready {
-                input: poll.revents & libc::POLLIN != 0,
-                hangup: poll.revents & (libc::POLLHUP | libc::POLLERR) != 0,
-            },
-            _ => Ready::default(),
-        })
+        poll::with_mask(watched, timeout, &self.0).unwrap_or([Ready::default(); N])
     }
 }
 

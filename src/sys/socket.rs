@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use super::cerr;
@@ -39,14 +39,6 @@ pub fn peer(socket: &UnixStream) -> Option<u32> {
     // SAFETY: getsockopt succeeded, and has filled the whole of it.
     let pid = unsafe { who.assume_init() }.pid;
     u32::try_from(pid).ok().filter(|pid| *pid > 0)
-}
-
-/// Whether a write would be taken right now, at least PIPE_BUF bytes of it where this is a pipe.
-pub fn can_write(fd: BorrowedFd) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: `poll` is one pollfd of ours; a timeout of 0 does not wait.
-    let ready = unsafe { libc::poll(&mut poll, 1, 0) };
-    ready == 1 && poll.revents & libc::POLLOUT != 0
 }
 
 /// How many bytes a read waits for (SO_RCVLOWAT). It still returns less at the end of the stream.
