@@ -209,6 +209,7 @@ mod tests {
     fn read(bytes: &[u8], piece: usize) -> (Vec<(Channel, Frame)>, Result<(), String>) {
         let (mut near, far) = UnixStream::pair().unwrap();
         let bytes = bytes.to_vec();
+        #[allow(clippy::disallowed_methods)] // Nothing is forked here.
         let writer = std::thread::spawn(move || bytes.chunks(piece).all(|p| near.write_all(p).is_ok()));
         let mut trunk = Trunk::new(far).unwrap();
         let mut all = Vec::new();

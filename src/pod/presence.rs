@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use super::node::Node;
-use crate::sys::{owner, process};
+use crate::sys::descriptor;
+use crate::sys::owner;
 
 /// What the process is called that serves the calls of all that `supervise` runs.
 const SERVER: &str = "uid-supervise";
@@ -38,7 +39,7 @@ pub fn is_folded() -> bool {
     const NO_CHANGE: u32 = u32::MAX;
     let Ok(node) = Node::read() else { return false };
     let unmapped = node.uids.ids().iter().map(|range| range.end() + 1).find(|id| *id != NO_CHANGE);
-    let chown = |id| process::memory_file().and_then(|file| owner::fchown(file.as_fd(), id, NO_CHANGE));
+    let chown = |id| descriptor::memory_file().and_then(|file| owner::fchown(file.as_fd(), id, NO_CHANGE));
     unmapped.is_some_and(|id| chown(id).is_ok())
 }
 

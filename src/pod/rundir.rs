@@ -165,7 +165,7 @@ fn names(dir: BorrowedFd) -> io::Result<Vec<String>> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::sys::process;
+    use crate::sys::fork;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// A folder of our own under /run, gone when dropped.
@@ -248,7 +248,7 @@ pub mod tests {
         // A lock is a process's own, so another one has to hold it.
         let file = File::options().write(true).open(format!("{}/lock", scratch.0)).unwrap();
         let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let Some(child) = process::fork().unwrap() else {
+        let Some(child) = fork::fork().unwrap() else {
             let held = lock::try_lock(&file).unwrap_or(false);
             let _ = std::io::Write::write_all(&mut theirs, &[u8::from(held)]);
             std::thread::sleep(std::time::Duration::from_secs(60));
@@ -257,8 +257,8 @@ pub mod tests {
         let mut held = [0];
         std::io::Read::read_exact(&mut ours, &mut held).unwrap();
         let found = acting(&scratch.0);
-        process::kill(child, libc::SIGKILL).unwrap();
-        process::wait_child(child).unwrap();
+        fork::kill(child, libc::SIGKILL).unwrap();
+        fork::wait_child(child).unwrap();
         assert_eq!((held, found), ([1], Some(child)));
         assert_eq!(acting(&scratch.0), None);
     }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use super::receiver::{Receiver, Shared};
 use super::table::{MAX_TURNS, Table, Word};
 use crate::journal::{Journal, Level};
+use crate::sys::descriptor;
+use crate::sys::fork;
 use crate::sys::poll::Watch;
 use crate::sys::process;
 use crate::sys::signal;
@@ -64,7 +66,7 @@ impl<'a> Keeper<'a> {
         journal: &'a Journal,
         plugin: Option<&'a [CString]>,
     ) -> io::Result<Keeper<'a>> {
-        let (bell, lives, life) = (process::pipe()?, Vec::new(), None);
+        let (bell, lives, life) = (descriptor::pipe()?, Vec::new(), None);
         Ok(Keeper { shared, journal, plugin, bell, lives, vacant: false, life, pid: 0 })
     }
 
@@ -76,20 +78,20 @@ impl<'a> Keeper<'a> {
     /// Wakes the keeper.
     pub fn ring(&self) {
         // A full pipe has woken it already.
-        let _ = process::write(self.bell.1.as_fd(), &[0]);
+        let _ = descriptor::write(self.bell.1.as_fd(), &[0]);
     }
 
     /// Starts another keeper, from the receiver.
     pub fn start_again(&mut self) -> io::Result<()> {
         let receiver = std::process::id();
-        match process::fork()? {
+        match fork::fork()? {
             Some(pid) => self.pid = pid,
             None => {
                 self.life = None;
                 if let Some(life) = self.lives.last_mut() {
                     life.pid = receiver;
                 }
-                process::exit_now(self.keep(None));
+                fork::exit_now(self.keep(None));
             }
         }
         Ok(())
@@ -142,10 +144,10 @@ impl<'a> Keeper<'a> {
             }
             if ready[0].ready {
                 let mut rings = [0; 64];
-                let _ = process::read(self.bell.0.as_fd(), &mut rings);
+                let _ = descriptor::read(self.bell.0.as_fd(), &mut rings);
             }
             if signal::came(libc::SIGCHLD) {
-                while let Some((pid, _)) = process::reap() {
+                while let Some((pid, _)) = fork::reap() {
                     if let Some(plugin) = &mut plugin {
                         plugin.ended(pid, self.journal);
                     }
@@ -170,10 +172,10 @@ impl<'a> Keeper<'a> {
         }
         for life in &self.lives {
             // Its end would have been seen.
-            let _ = process::kill(life.pid, libc::SIGKILL);
+            let _ = fork::kill(life.pid, libc::SIGKILL);
         }
         if let Some(pid) = plugin.and_then(|plugin| plugin.pid) {
-            let _ = process::kill(pid, libc::SIGTERM);
+            let _ = fork::kill(pid, libc::SIGTERM);
         }
         Ok(())
     }
@@ -206,7 +208,7 @@ impl<'a> Keeper<'a> {
             && let Some(life) = self.lives.last()
         {
             // For it to take what those had in hand.
-            let _ = process::kill(life.pid, libc::SIGUSR2);
+            let _ = fork::kill(life.pid, libc::SIGUSR2);
         }
     }
 
@@ -217,7 +219,7 @@ impl<'a> Keeper<'a> {
         let turn = table.word(Word::Turn).load(Ordering::Relaxed) as u32 + 1;
         let place = table.turns().iter().position(|word| word.load(Ordering::Relaxed) == 0);
         let place = place.ok_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN))?;
-        let (ended, life) = process::pipe()?;
+        let (ended, life) = descriptor::pipe()?;
         table.turns()[place].store(turn.into(), Ordering::Release);
         table.word(Word::Turn).store(turn.into(), Ordering::Release);
         // Whoever was at a call of its own is not the one to be watched any more.
@@ -225,7 +227,7 @@ impl<'a> Keeper<'a> {
             table.word(Word::Own).fetch_add(1, Ordering::AcqRel);
         }
         self.lives.push(Life { pid: 0, place, ended });
-        let forked = process::fork();
+        let forked = fork::fork();
         if forked.is_err() {
             self.lives.pop();
             table.word(Word::Turn).store((turn - 1).into(), Ordering::Release);
@@ -252,7 +254,7 @@ impl<'a> Keeper<'a> {
                 if let Err(e) = &served {
                     shared.say(Level::Error, format_args!("cannot serve calls: {e}"));
                 }
-                process::exit_now(served.is_err().into())
+                fork::exit_now(served.is_err().into())
             }
         }
     }
@@ -319,15 +321,15 @@ impl<'a> Kept<'a> {
         }
         self.started = Instant::now();
         let parent = std::process::id();
-        match process::fork() {
+        match fork::fork() {
             Ok(Some(pid)) => self.pid = Some(pid),
             Ok(None) => {
                 // exec keeps this, and the mask.
                 if signal::on_death_of(parent, libc::SIGTERM) && signal::unblock().is_ok() {
-                    let e = process::execute(Path::new("/proc/self/exe"), self.command);
+                    let e = fork::execute(Path::new("/proc/self/exe"), self.command);
                     journal.say(Level::Error, format_args!("cannot start the plugin: {e}"));
                 }
-                process::exit_now(1);
+                fork::exit_now(1);
             }
             Err(e) => {
                 self.wait = Duration::from_secs(1);

@@ -33,6 +33,9 @@ use table::Table;
 
 use crate::journal::{Journal, Level};
 use crate::pod;
+use crate::sys::descriptor;
+use crate::sys::fork;
+use crate::sys::socket;
 use crate::sys::{process, seccomp, signal};
 
 /// `(uid_t)-1`.
@@ -99,13 +102,13 @@ pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> R
             }
             let listener = seccomp::install(&program_of_filter).map_err(|e| no_filter(&e))?;
             seccomp::wake_in_turn(listener.as_fd());
-            process::send_descriptor(&ours, listener.as_fd())
+            socket::send_descriptor(&ours, listener.as_fd())
                 .map_err(|e| format!("cannot hand the filter over: {e}"))?;
         }
         until_ready(ours)?;
     }
     signal::default_pipe();
-    let e = process::execute(Path::new(program), &words);
+    let e = fork::execute(Path::new(program), &words);
     // With stderr gone there is nobody left to tell.
     let _ = writeln!(io::stderr(), "uid-nri-plugin: cannot run {}: {e}", program.to_string_lossy());
     Ok(if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
@@ -148,15 +151,15 @@ struct Aside {
 impl Aside {
     /// Starts the keeper, as nobody's child: a command that waits for its children must not meet it.
     fn start(self, from: UnixStream) -> io::Result<()> {
-        match process::fork()? {
-            Some(pid) => process::wait_child(pid).map(drop),
+        match fork::fork()? {
+            Some(pid) => fork::wait_child(pid).map(drop),
             None => {
-                let failed = match process::fork() {
+                let failed = match fork::fork() {
                     Ok(Some(_)) => 0,
                     Ok(None) => self.keep(from),
                     Err(_) => 1,
                 };
-                process::exit_now(failed);
+                fork::exit_now(failed);
             }
         }
     }
@@ -164,7 +167,7 @@ impl Aside {
     fn keep(self, from: UnixStream) -> i32 {
         let kept = self.be_nobodys(&from).and_then(|()| {
             let Aside { fold, node, plugin, level, .. } = self;
-            let listener = if fold { process::receive_descriptor(&from)? } else { None };
+            let listener = if fold { socket::receive_descriptor(&from)? } else { None };
             if fold && listener.is_none() {
                 // The filter could not be had; the other side says why.
                 return Ok(0);
@@ -186,14 +189,14 @@ impl Aside {
     /// descriptor that the command inherits, no place in the control group of a service.
     fn be_nobodys(&self, from: &UnixStream) -> io::Result<()> {
         process::new_session();
-        process::close_inherited(from.as_fd())?;
+        descriptor::close_inherited(from.as_fd())?;
         std::env::set_current_dir("/")?;
         leave_control_group();
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let is_pipe = fs::metadata("/proc/self/fd/2").is_ok_and(|meta| meta.file_type().is_fifo());
         let numbers = if is_pipe && !self.keep_stderr { 0..3 } else { 0..2 };
         for number in numbers {
-            process::replace_descriptor(number, null.as_fd())?;
+            descriptor::replace_descriptor(number, null.as_fd())?;
         }
         Ok(())
     }

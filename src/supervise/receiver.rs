@@ -21,6 +21,8 @@ use super::thread::{Proc, Thread};
 use super::worker::Worker;
 use super::{Kind, NO_CHANGE, own};
 use crate::journal::{Journal, Level};
+use crate::sys::descriptor;
+use crate::sys::fork;
 use crate::sys::poll::Watch;
 use crate::sys::process;
 use crate::sys::seccomp::{self, Answer, Notification};
@@ -143,7 +145,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
         // Somebody else receives. The workers end when they have done what they have in hand.
         receiver.workers.clear();
         for pid in receiver.numbers.keys() {
-            let _ = process::wait_child(*pid);
+            let _ = fork::wait_child(*pid);
         }
         Ok(())
     }
@@ -159,7 +161,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
             self.look_around();
             if ready.hangup {
                 // Nothing is left that the filter is on, nor anything for the workers to do.
-                process::exit_now(0);
+                fork::exit_now(0);
             }
             let Some(number) = self.free_slot().filter(|_| ready.ready) else { continue };
             let slot = self.shared.table.slot(number);
@@ -176,12 +178,12 @@ impl<'a, 'k> Receiver<'a, 'k> {
     fn look_around(&mut self) {
         let turn = self.turn;
         if signal::came(libc::SIGCHLD) {
-            while let Some((pid, status)) = process::reap() {
+            while let Some((pid, status)) = fork::reap() {
                 if self.has_keeper && pid == self.keeper.pid() {
                     self.have_keeper();
                 }
                 if let Some(number) = self.numbers.remove(&pid) {
-                    if process::exit_code(status) == 128 + libc::SIGALRM as u8 {
+                    if fork::exit_code(status) == 128 + libc::SIGALRM as u8 {
                         let why = "was kept waiting by its container; another one goes on with its calls";
                         self.shared.say(Level::Warning, format_args!("a worker {why}"));
                     }
@@ -192,7 +194,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
             }
         }
         if signal::came(libc::SIGUSR2) {
-            if !self.has_keeper && process::parent() != self.keeper.pid() {
+            if !self.has_keeper && fork::parent() != self.keeper.pid() {
                 self.have_keeper();
             }
             self.adopt();
@@ -362,7 +364,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
         let table = self.shared.table;
         let number = table.take_number(self.turn).ok_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN))?;
         let parent = std::process::id();
-        let started = process::pipe().and_then(|pipe| Ok((pipe, process::fork()?)));
+        let started = descriptor::pipe().and_then(|pipe| Ok((pipe, fork::fork()?)));
         match started {
             Ok(((_, to), Some(pid))) => {
                 self.numbers.insert(pid, number);
@@ -374,11 +376,11 @@ impl<'a, 'k> Receiver<'a, 'k> {
                 self.workers.clear();
                 process::set_name(c"uid-fold");
                 if !signal::on_death_of(parent, libc::SIGKILL) {
-                    process::exit_now(0);
+                    fork::exit_now(0);
                 }
                 let owner = Owner { turn: self.turn, worker: number };
                 let mut worker = Worker::new(self.shared, Rc::clone(&self.proc), owner, calls);
-                process::exit_now(worker.work().is_err().into());
+                fork::exit_now(worker.work().is_err().into());
             }
             Err(e) => {
                 table.give_back(number);

@@ -12,7 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
-use crate::sys::{capability, file, process};
+use crate::sys::pidfd;
+use crate::sys::{capability, file};
 
 /// /proc, held open, and who we are in it.
 pub struct Proc {
@@ -37,7 +38,7 @@ impl Proc {
         let dir = file::open_dir("/proc")?;
         let user = file::namespace_number(dir.as_fd(), c"self/ns/user")?;
         let mount = file::namespace_number(dir.as_fd(), c"self/ns/mnt")?;
-        let own = process::open_process(std::process::id()).and_then(|own| process::info(own.as_fd()));
+        let own = pidfd::open_process(std::process::id()).and_then(|own| pidfd::info(own.as_fd()));
         let cgroup = own.map_or(0, |info| info.cgroup);
         let cgroups = std::fs::read_to_string("/proc/self/cgroup").map_or(0, |text| number(&text));
         let root = file::open_dir("/")?;
@@ -72,7 +73,7 @@ struct Place {
 impl Thread {
     /// The thread of this number. Whether it is the one that was meant is for the caller to make sure of, afterwards.
     pub fn open(proc: &Rc<Proc>, tid: u32) -> Thread {
-        Thread { tid, proc: Rc::clone(proc), pidfd: process::open_thread(tid).ok(), place: OnceCell::new() }
+        Thread { tid, proc: Rc::clone(proc), pidfd: pidfd::open_thread(tid).ok(), place: OnceCell::new() }
     }
 
     /// The thread of this number: the one that is held, unless it is another one or is dead.
@@ -103,8 +104,8 @@ impl Thread {
     }
 
     /// None before Linux 6.13, or if it is dead.
-    pub fn info(&self) -> Option<process::Info> {
-        self.pidfd.as_ref().and_then(|pidfd| process::info(pidfd.as_fd()).ok())
+    pub fn info(&self) -> Option<pidfd::Info> {
+        self.pidfd.as_ref().and_then(|pidfd| pidfd::info(pidfd.as_fd()).ok())
     }
 
     fn place(&self) -> io::Result<&Place> {
@@ -112,7 +113,7 @@ impl Thread {
             return Ok(place);
         }
         let dir = file::open_dir_at(self.proc.dir.as_fd(), &self.tid.to_string())?;
-        let link = |name| process::open_below(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW);
+        let link = |name| file::open_below(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW);
         let (user, mount) = (link(c"ns/user")?, link(c"ns/mnt")?);
         Ok(self.place.get_or_init(|| Place { dir, user, mount }))
     }
@@ -161,7 +162,7 @@ impl Thread {
     }
 
     fn open_file(&self, name: &CStr, flags: i32) -> io::Result<OwnedFd> {
-        process::open_below(self.place()?.dir.as_fd(), name, flags)
+        file::open_below(self.place()?.dir.as_fd(), name, flags)
     }
 
     /// A folder of its own: "root" or "cwd".
@@ -184,9 +185,9 @@ impl Thread {
     /// process can be asked (ENOSYS): another one may have a table of its own.
     pub fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
         match &self.pidfd {
-            Some(pidfd) => process::copy_descriptor(pidfd.as_fd(), number),
+            Some(pidfd) => pidfd::copy_descriptor(pidfd.as_fd(), number),
             // EINVAL for any but a first thread.
-            None => process::copy_descriptor(process::open_process(self.tid)?.as_fd(), number),
+            None => pidfd::copy_descriptor(pidfd::open_process(self.tid)?.as_fd(), number),
         }
     }
 

@@ -54,6 +54,12 @@ pub fn open_path_at(dir: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
     openat(dir.as_raw_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)
 }
 
+/// Opens something below a directory, following links: `/proc/TID/root` and the like.
+pub fn open_below(dir: BorrowedFd, path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: `path` is NUL-terminated and outlives the call, which only reads it.
+    owned(retry(|| unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC) }.into()))
+}
+
 /// Opens a namespace file such as `/proc/PID/ns/net`, a link that has to be followed; EINVAL if it is not one.
 pub fn open_namespace(path: &str) -> io::Result<OwnedFd> {
     namespace(openat(libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NONBLOCK, 0)?)

@@ -5,11 +5,14 @@
 #![allow(unsafe_code)]
 
 pub mod capability;
+pub mod descriptor;
 pub mod file;
+pub mod fork;
 pub mod lock;
 pub mod mount;
 pub mod ns;
 pub mod owner;
+pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 pub mod probe;

@@ -6,8 +6,8 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::fork::{exit_code, kill, wait_child};
 use super::poll::{self, Watch};
-use super::process::{exit_code, kill, wait_child};
 use super::{cerr, cstr};
 
 /// How much of the input is held here.

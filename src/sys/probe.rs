@@ -4,7 +4,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use super::{cerr, cstr, process};
+use super::fork;
+use super::{cerr, cstr};
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
@@ -16,7 +17,7 @@ const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 /// way; it is killed after 5 s. To be called while this process has one thread.
 pub fn in_child<const N: usize>(work: impl FnOnce() -> [i32; N]) -> io::Result<[i32; N]> {
     let (mut from, mut to) = UnixStream::pair()?;
-    let Some(child) = process::fork()? else {
+    let Some(child) = fork::fork()? else {
         // SAFETY: an integer. SIGALRM ends the child, since nobody here sets another disposition.
         unsafe { libc::alarm(5) };
         let all: Vec<u8> = work().iter().flat_map(|errno| errno.to_ne_bytes()).collect();
@@ -32,7 +33,7 @@ pub fn in_child<const N: usize>(work: impl FnOnce() -> [i32; N]) -> io::Result<[
         read = read.and_then(|()| from.read_exact(&mut bytes));
         *errno = i32::from_ne_bytes(bytes);
     }
-    process::wait_child(child)?;
+    fork::wait_child(child)?;
     match read {
         Ok(()) => Ok(found),
         Err(_) => Err(io::Error::from_raw_os_error(libc::EPIPE)),
