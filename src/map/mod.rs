@@ -3,6 +3,7 @@
 pub mod assign;
 pub mod chain;
 pub mod idmap;
+pub mod kind;
 pub mod layout;
 pub mod pool;
 pub mod ranges;

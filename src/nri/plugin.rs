@@ -148,7 +148,7 @@ impl Plugin {
     /// The line at start, and what the user should know of this node and runtime.
     fn introduce(&self, node: &Node, runtime: &Runtime, config: &Config) {
         let journal = &self.journal;
-        let (uids, gids) = (&node.uids, &node.gids);
+        let (uids, gids) = (&node.ids.uids, &node.ids.gids);
         let gid_text = match uids == gids {
             true => String::new(),
             false => format!("; its gids {}, pool {}", gids.ids(), gids.pool()),
@@ -207,8 +207,8 @@ impl Plugin {
         let (Some(State { node, home, .. }), Some(user)) = (&self.state, container.user.as_ref()) else { return };
         let find = |kind| container.linux.namespaces.iter().find(|ns: &&LinuxNamespace| ns.type_ == kind);
         let lacks = |ids: &NodeIds, id: &&u32| !ids.contains(**id);
-        let uid = Some(&user.uid).filter(|id| lacks(&node.uids, id));
-        let gid = std::iter::once(&user.gid).chain(&user.additional_gids).find(|id| lacks(&node.gids, id));
+        let uid = Some(&user.uid).filter(|id| lacks(&node.ids.uids, id));
+        let gid = std::iter::once(&user.gid).chain(&user.additional_gids).find(|id| lacks(&node.ids.gids, id));
         if find("user").is_some() || find("network").is_none_or(|net| home.is_our_net(&net.path)) {
             return;
         }
@@ -248,7 +248,7 @@ impl Plugin {
         }
         let who = subject(&request.pod, &request.container.name);
         let candidate = adjust::candidate(&request.pod, &request.container);
-        let mut decision = policy::decide(config, &node.uids, &node.gids, runtime, &candidate);
+        let mut decision = policy::decide(config, &node.ids.uids, &node.ids.gids, runtime, &candidate);
         // containerd gives every container its sandbox's network namespace; only the file behind the path tells whether
         // that is the node's. Asked last, since it is the one question that takes a system call.
         let host_network = || adjust::network(&request.container).is_none_or(|path| home.is_our_net(path));
@@ -294,8 +294,8 @@ impl Plugin {
             others: &gids,
             optional: &[&wanted.annotated.gids, &config.claim_gids],
         };
-        let uid = assign(&node.uids, &uid).map_err(|e| (e, format!("user ids: {e}")));
-        let gid = assign(&node.gids, &gid).map_err(|e| (e, format!("group ids: {e}")));
+        let uid = assign(&node.ids.uids, &uid).map_err(|e| (e, format!("user ids: {e}")));
+        let gid = assign(&node.ids.gids, &gid).map_err(|e| (e, format!("group ids: {e}")));
         let (uid, gid) = match uid.and_then(|uid| Ok((uid, gid?))) {
             Ok(both) => both,
             Err((e, why)) if e.is_want_of_room() && !wanted.refuse_collisions && self.folds() => {

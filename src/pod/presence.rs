@@ -38,7 +38,7 @@ pub fn we_are_supervised() -> bool {
 pub fn is_folded() -> bool {
     const NO_CHANGE: u32 = u32::MAX;
     let Ok(node) = Node::read() else { return false };
-    let unmapped = node.uids.ids().iter().map(|range| range.end() + 1).find(|id| *id != NO_CHANGE);
+    let unmapped = node.ids.uids.ids().iter().map(|range| range.end() + 1).find(|id| *id != NO_CHANGE);
     let chown = |id| descriptor::memory_file().and_then(|file| owner::fchown(file.as_fd(), id, NO_CHANGE));
     unmapped.is_some_and(|id| chown(id).is_ok())
 }

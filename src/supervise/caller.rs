@@ -5,41 +5,21 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Kind;
 use super::thread::Thread;
 use crate::map::idmap::IdMap;
+use crate::map::kind::{Both, Kind};
 use crate::map::pool::{NodeId, NodeIds};
 use crate::map::ranges::Ranges;
 
 /// The node's ids.
-pub struct Node {
-    /// Users.
-    pub uids: NodeIds,
-    /// Groups.
-    pub gids: NodeIds,
-}
-
-impl Node {
-    /// Of one kind.
-    pub fn of(&self, kind: Kind) -> &NodeIds {
-        match kind {
-            Kind::User => &self.uids,
-            Kind::Group => &self.gids,
-        }
-    }
-}
+pub type Node = Both<NodeIds>;
 
 /// The user namespace of a caller, as far as ids go.
 pub enum Ids {
     /// Ours: ids are the node's.
     Node,
     /// One that the plugin made for a container: its ids, as the node's.
-    Pinned {
-        /// Users.
-        uids: IdMap,
-        /// Groups.
-        gids: IdMap,
-    },
+    Pinned(Both<IdMap>),
     /// Somebody else's: the kernel decides.
     Foreign,
 }
@@ -54,13 +34,13 @@ impl Ids {
             return Ok(Ids::Foreign);
         }
         // Seen from the parent namespace, the second column is the node's ids.
-        let map = |name| {
+        let maps = Both::try_new(|kind| {
+            let name = if kind == Kind::Uid { c"uid_map" } else { c"gid_map" };
             IdMap::parse(&thread.read(name)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
-        };
-        let (uids, gids) = (map(c"uid_map")?, map(c"gid_map")?);
+        })?;
         // The plugin's maps have a name for each of the node's ids; nothing is folded for any other namespace.
-        match covers(&uids, &node.uids) && covers(&gids, &node.gids) {
-            true => Ok(Ids::Pinned { uids, gids }),
+        match Kind::BOTH.iter().all(|kind| covers(maps.of(*kind), node.of(*kind))) {
+            true => Ok(Ids::Pinned(maps)),
             false => Ok(Ids::Foreign),
         }
     }
@@ -69,7 +49,7 @@ impl Ids {
     pub fn knows(&self, node: &Node, kind: Kind, id: u32) -> bool {
         match self {
             Ids::Node => node.of(kind).contains(id),
-            Ids::Pinned { .. } => self.map(kind).is_some_and(|map| outside(map, id).is_some()),
+            Ids::Pinned(_) => self.map(kind).is_some_and(|map| outside(map, id).is_some()),
             Ids::Foreign => true,
         }
     }
@@ -92,9 +72,8 @@ impl Ids {
     }
 
     fn map(&self, kind: Kind) -> Option<&IdMap> {
-        match (self, kind) {
-            (Ids::Pinned { uids, .. }, Kind::User) => Some(uids),
-            (Ids::Pinned { gids, .. }, Kind::Group) => Some(gids),
+        match self {
+            Ids::Pinned(maps) => Some(maps.of(kind)),
             _ => None,
         }
     }
@@ -138,8 +117,8 @@ mod tests {
         let node = NodeIds::new(&IdMap::parse("0 1 2048").unwrap()).unwrap();
         let node = Node { uids: node.clone(), gids: node };
         let map = || IdMap::parse("0 0 1569\n1570 1570 478\n10001 1569 1\n").unwrap();
-        let pinned = Ids::Pinned { uids: map(), gids: map() };
-        let k = Kind::User;
+        let pinned = Ids::Pinned(Both { uids: map(), gids: map() });
+        let k = Kind::Uid;
         assert!(pinned.knows(&node, k, 10001) && !pinned.knows(&node, k, 1569) && !pinned.knows(&node, k, 50000));
         assert_eq!(pinned.place(&node, k, 10001), NodeId(1569));
         assert_eq!(pinned.fold(&node, k, 50000), Some(1744));

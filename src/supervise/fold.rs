@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::NO_CHANGE;
 use super::caller::{Ids, Node};
 use super::calls::{Call, Op};
 use super::thread::Thread;
-use super::{Kind, NO_CHANGE};
+use crate::map::kind::Kind;
 use crate::sys::capability;
 use crate::sys::seccomp::Notification;
 
@@ -67,9 +68,9 @@ pub fn plan(n: &Notification, call: Call, node: &Node, thread: &Thread, pin: &mu
             let [value, size] = [&args[..8], &args[8..]].map(little_endian);
             names.attribute(thread, [n.args[3], value, size])
         }
-        Op::Uids(count) => Ok(names.arguments(n.args, 0, &[Kind::User; 3][..count])),
-        Op::Gids(count) => Ok(names.arguments(n.args, 0, &[Kind::Group; 3][..count])),
-        _ => Ok(names.arguments(n.args, call.op.ids().0, &[Kind::User, Kind::Group])),
+        Op::Uids(count) => Ok(names.arguments(n.args, 0, &[Kind::Uid; 3][..count])),
+        Op::Gids(count) => Ok(names.arguments(n.args, 0, &[Kind::Gid; 3][..count])),
+        _ => Ok(names.arguments(n.args, call.op.ids().0, &[Kind::Uid, Kind::Gid])),
     }
 }
 
@@ -121,7 +122,7 @@ impl Names<'_> {
         let mut ours = theirs.clone();
         for item in ours.chunks_exact_mut(width) {
             let id = super::id(little_endian(item), self.narrow);
-            match self.folded(Kind::Group, id) {
+            match self.folded(Kind::Gid, id) {
                 // The kernel says EINVAL here, whatever comes after.
                 _ if id == NO_CHANGE => return Ok(Plan::LetThrough),
                 Ok(None) => {}
@@ -193,8 +194,8 @@ fn ids_of_acl(value: &[u8]) -> Vec<(Kind, usize)> {
     const VERSION: &[u8] = &[2, 0, 0, 0];
     let Some(entries) = value.strip_prefix(VERSION) else { return Vec::new() };
     let kind = |entry: &[u8]| match little_endian(&entry[..2]) {
-        0x02 => Some(Kind::User),
-        0x08 => Some(Kind::Group),
+        0x02 => Some(Kind::Uid),
+        0x08 => Some(Kind::Gid),
         _ => None,
     };
     let all = entries.chunks_exact(8).enumerate();
@@ -203,7 +204,7 @@ fn ids_of_acl(value: &[u8]) -> Vec<(Kind, usize)> {
 
 /// Where the root's id is in a file's capabilities; only version 3 has it (`struct vfs_ns_cap_data`).
 fn id_of_capability(value: &[u8]) -> Vec<(Kind, usize)> {
-    if value.len() == 24 && value[3] == 3 { vec![(Kind::User, 20)] } else { Vec::new() }
+    if value.len() == 24 && value[3] == 3 { vec![(Kind::Uid, 20)] } else { Vec::new() }
 }
 
 #[cfg(test)]
@@ -214,14 +215,14 @@ mod tests {
     fn ids_are_found_in_attributes() {
         let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &[6, 0], &id.to_le_bytes()].concat();
         let acl = [vec![2, 0, 0, 0], entry(1, 9), entry(2, 70), entry(4, 9), entry(8, 71), entry(16, 9)].concat();
-        assert_eq!(ids_of_acl(&acl), [(Kind::User, 16), (Kind::Group, 32)]);
+        assert_eq!(ids_of_acl(&acl), [(Kind::Uid, 16), (Kind::Gid, 32)]);
         // Half an entry, no entry, another version, nothing.
-        assert_eq!(ids_of_acl(&acl[..35]), [(Kind::User, 16)]);
+        assert_eq!(ids_of_acl(&acl[..35]), [(Kind::Uid, 16)]);
         for none in [&acl[..4], &[&[1], &acl[1..]].concat(), &[]] {
             assert_eq!(ids_of_acl(none), []);
         }
         let capability = |version, length| id_of_capability(&[&[1, 0, 0, version][..], &[0; 20]].concat()[..length]);
-        assert_eq!(capability(3, 24), [(Kind::User, 20)]);
+        assert_eq!(capability(3, 24), [(Kind::Uid, 20)]);
         assert!(capability(2, 20).is_empty() && capability(2, 24).is_empty() && capability(3, 20).is_empty());
     }
 }

@@ -41,15 +41,6 @@ use crate::sys::{process, seccomp, signal};
 /// `(uid_t)-1`.
 const NO_CHANGE: u32 = u32::MAX;
 
-/// Users or groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Users.
-    User,
-    /// Groups.
-    Group,
-}
-
 /// The id in an argument; `narrow` ones have 16 bits.
 fn id(argument: u64, narrow: bool) -> u32 {
     match (argument as u32, narrow) {
@@ -80,8 +71,7 @@ pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> R
     if proc != Some(std::process::id()) {
         return Err("/proc is not that of this pid namespace: mount one first".into());
     }
-    let pod::node::Node { uids, gids, .. } = pod::node::Node::read()?;
-    let node = Node { uids, gids };
+    let node = pod::node::Node::read()?.ids;
     let program_of_filter = filter::program(&node.uids, &node.gids, &calls::HERE);
     let folded = beside.fold && pod::presence::is_folded();
     if folded {

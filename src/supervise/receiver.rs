@@ -19,8 +19,9 @@ use super::keeper::Keeper;
 use super::table::{Count, MAX_WORKERS, Owner, SLOTS, Slot, State, Table, Word};
 use super::thread::{Proc, Thread};
 use super::worker::Worker;
-use super::{Kind, NO_CHANGE, own};
+use super::{NO_CHANGE, own};
 use crate::journal::{Journal, Level};
+use crate::map::kind::Kind;
 use crate::sys::descriptor;
 use crate::sys::fork;
 use crate::sys::poll::Watch;
@@ -77,8 +78,7 @@ impl Shared {
     /// Tells where an id goes.
     pub fn tell(&self, name: &str, kind: Kind, id: u32) {
         let place = self.node.of(kind).place(id);
-        let what = if kind == Kind::User { "uid" } else { "gid" };
-        self.say(Level::Info, format_args!("{name}: {what} {id} is folded to {place}"));
+        self.say(Level::Info, format_args!("{name}: {kind} {id} is folded to {place}"));
     }
 }
 
@@ -283,7 +283,7 @@ impl<'a, 'k> Receiver<'a, 'k> {
         }
         let (first, _) = call.op.ids();
         let ids = [super::id(n.args[first], call.narrow), super::id(n.args[first + 1], call.narrow)];
-        let kinds = [Kind::User, Kind::Group];
+        let kinds = [Kind::Uid, Kind::Gid];
         let [uid, gid] = [0, 1].map(|i| match ids[i] {
             NO_CHANGE => NO_CHANGE,
             id => Ids::Node.place(&shared.node, kinds[i], id).0,

@@ -20,13 +20,14 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::NO_CHANGE;
 use super::calls::{self, Call, Op};
 use super::fold::{self, Plan};
 use super::receiver::{PUT_BACK, Shared};
 use super::table::{Count, Owner, State};
 use super::thread::{Proc, Thread};
-use super::{Kind, NO_CHANGE};
 use crate::journal::Level;
+use crate::map::kind::Kind;
 use crate::sys::poll::Watch;
 use crate::sys::process;
 use crate::sys::ptrace::{self, ERESTARTNOINTR, ERESTARTSYS, Registers, Stop, Syscall};
@@ -561,9 +562,9 @@ impl<'a> Worker<'a> {
         let (kinds, count) = match call.op {
             Op::Groups => return self.shared.table.count(Count::SetIds),
             Op::Xattr | Op::Xattrat => return self.shared.table.count(Count::Chowns),
-            Op::Uids(_) => ([Kind::User; 3], Count::SetIds),
-            Op::Gids(_) => ([Kind::Group; 3], Count::SetIds),
-            _ => ([Kind::User, Kind::Group, Kind::Group], Count::Chowns),
+            Op::Uids(_) => ([Kind::Uid; 3], Count::SetIds),
+            Op::Gids(_) => ([Kind::Gid; 3], Count::SetIds),
+            _ => ([Kind::Uid, Kind::Gid, Kind::Gid], Count::Chowns),
         };
         self.shared.table.count(count);
         let (first, ids) = call.op.ids();

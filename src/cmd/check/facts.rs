@@ -108,9 +108,9 @@ impl Facts {
         let plugins = programs::plugins(folder(&containerd));
         let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
         Facts {
-            plain: node.as_ref().is_ok_and(|n| n.uids.ids().iter().count() == 1 && n.uids == n.gids),
+            plain: node.as_ref().is_ok_and(|n| n.ids.uids.ids().iter().count() == 1 && n.ids.uids == n.ids.gids),
             namespace: node.as_ref().map_or(Err((0, String::new())), try_namespace),
-            ids: node.map(|n| (n.uids, n.gids)),
+            ids: node.map(|n| (n.ids.uids, n.ids.gids)),
             root: presence::field(&status, "Uid:").is_some_and(|ids| ids.split_ascii_whitespace().nth(1) == Some("0")),
             capabilities: capabilities.unwrap_or(0),
             setgroups_denied: programs::read("/proc/self/setgroups", 16).trim() == "deny",
@@ -173,7 +173,7 @@ fn try_namespace(node: &Node) -> Result<(), (i32, String)> {
     // What a container gets that wants nothing: each id as itself, cut where the node's map is.
     let none = Wants { primary: None, others: &[], optional: &[] };
     let map = |ids| assign(ids, &none).map(|assigned| assigned.map).map_err(|e| (0, e.to_string()));
-    let maps = userns::Maps { uid: map(&node.uids)?, gid: map(&node.gids)? };
+    let maps = userns::Maps { uid: map(&node.ids.uids)?, gid: map(&node.ids.gids)? };
     userns::try_one(&maps).map_err(|e| (e.cause.raw_os_error().unwrap_or(0), e.to_string()))
 }
 
