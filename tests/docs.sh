@@ -55,6 +55,20 @@ for id in $usual; do
 	printf '%s\n' "$man_page" | grep -qE "^[[:space:]]*([0-9]+, )?$id(, [0-9]+)?[[:space:]]+[A-Za-z]" || die "the man page gives no reason for id $id"
 done
 
+# The floors of the design: what is on one of them knows only what is on those below it.
+floors=$(sed -n '/^## How it is built/,/^`/s/^    \([a-z].*\)/\1/p' docs/design.md | sed 's/  .*//; s/ //g')
+[ "$(echo "$floors" | wc -l)" -ge 5 ] || die "docs/design.md has only these floors: $floors"
+for module in $(ls src | sed 's/\.rs$//'); do
+	[ "$module" = lib ] || echo "$floors" | tr '|' '\n' | grep -qx "$module" || die "docs/design.md has no floor for $module"
+	below=$(echo "$floors" | sed "1,/\\(^\\||\\)$module\\(|\\|\$\\)/d" | tr '|\n' '  ')
+	for used in $(grep -rhoE '(use |[^a-z_:])crate::[a-z_]+' "src/$module" "src/$module.rs" 2>/dev/null | sed 's/.*crate:://' | sort -u); do
+		case " $module $below" in
+		*" $used "*) ;;
+		*) die "$module knows $used, which is not below it in docs/design.md" ;;
+		esac
+	done
+done
+
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 [ "$("$plugin" --version)" = "uid-nri-plugin $version" ] || die "--version is not $version"
 grep -q "^\.TH .*uid-nri-plugin $version\"" docs/uid-nri-plugin.8 || die "the man page is not of version $version"

@@ -69,7 +69,7 @@ say "tests of supervise with hostile callers (half a minute)"
 	for kernel in 5.5 5.18 6.8 6.12; do
 		say "the same, with what kernels after Linux $kernel have hidden (ten seconds)"
 		SUPERVISE_KERNEL=$kernel go test -count=1 \
-			-run '^Test(Chown.*|Roots|Rights|Proc|SetIDs.*|386Program|SetGroups.*|Threads|UserNamespaces|OuterGroups|GoPrograms|Signals|Stopped|Vanishing|ReusedPid|Killed.*)$' .
+			-run '^Test(Chown.*|Attribute.*|Roots|Rights|Proc|SetIDs.*|386Program|SetGroups.*|Threads|UserNamespaces|OuterGroups|GoPrograms|Signals|Stopped|Vanishing|ReusedPid|Killed.*)$' .
 	done
 )
 
