@@ -2,11 +2,13 @@
 
 use lexopt::prelude::*;
 
+use super::check;
 use super::json::or_null;
 use super::source::{self, Maps, Source, put};
 use crate::map::MAX_ID;
 use crate::map::pool::NodeIds;
 use crate::map::ranges::Ranges;
+use crate::pod::policy::{Asked, Claims, Config};
 use crate::pod::{presence, rundir};
 
 /// What `explain --help` prints.
@@ -20,8 +22,8 @@ node's map has it, and its slot; which ids below 65536 share the slot; what
 happens at the unpacking of an image with files of it, to a pod that runs as
 it, to chown and setuid in a container, as far as plugin and supervise work on
 this node now. An id is claimed if the container runs as it, or its pod's
-annotation or the plugin's configuration names it. supervise works if its
-server runs, and containerd is below it.
+annotation or the plugin's configuration names it; one more line tells for
+which image. supervise works if its server runs, and containerd is below it.
 
 Options:
       --pid PID   the node is the namespace that this process is in
@@ -87,7 +89,11 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
 pub fn run(options: Options) -> Result<(u8, String), String> {
     let maps = Maps::read(&options.source)?;
     let halves = maps.own.then(|| (rundir::acting(rundir::PATH), presence::supervise()));
-    let facts = facts(&maps, &options.ids, !options.json)?;
+    let mut facts = facts(&maps, &options.ids, !options.json)?;
+    if maps.own {
+        let config = Config::parse(&check::configuration()).unwrap_or_default();
+        facts.iter_mut().for_each(|fact| fact.find_images(&config));
+    }
     Ok((0, if options.json { json(&facts, halves) } else { text(&facts, halves) }))
 }
 
@@ -105,6 +111,8 @@ struct Fact {
     /// Ids below 65536 with the same slot: the first of them, and how many.
     named: Vec<u32>,
     sharers: usize,
+    /// The images that it is claimed for.
+    images: Vec<String>,
 }
 
 fn facts(maps: &Maps, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
@@ -120,15 +128,24 @@ fn facts(maps: &Maps, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
             // A slot is an id of the node, so the map has it.
             let outside = map.to_outside(slot.0).unwrap_or(MAX_ID);
             let native = node.contains(id);
-            facts.push(Fact { kind, id, native, slot: slot.0, outside, named, sharers });
+            facts.push(Fact { kind, id, native, slot: slot.0, outside, named, sharers, images: Vec::new() });
         }
     }
     Ok(facts)
 }
 
 impl Fact {
+    fn find_images(&mut self, config: &Config) {
+        let claims = |asked: &Asked| {
+            let Claims { uids, gids } = &asked.claims;
+            self.kind != "gid" && uids.contains(self.id) || self.kind != "uid" && gids.contains(self.id)
+        };
+        let claiming = config.images.iter().filter(|(_, asked)| !self.native && claims(asked));
+        self.images = claiming.map(|(pattern, _)| pattern.clone()).collect();
+    }
+
     fn text(&self, text: &mut String, halves: Halves) {
-        let Fact { kind, id, native, slot, outside, named, sharers } = self;
+        let Fact { kind, id, native, slot, outside, named, sharers, images } = self;
         let not = if *native { "" } else { "not " };
         put(text, format_args!("{kind} {id}  {not}in the node's map: slot {slot}, {outside} outside\n  "));
         if named.is_empty() {
@@ -158,6 +175,9 @@ impl Fact {
             Some((true, true)) => put(text, format_args!("unpack, unclaimed chown and setuid as {slot}; a {pod}")),
         }
         text.push('\n');
+        if !images.is_empty() {
+            put(text, format_args!("  claimed for image {}\n", images.join(", ")));
+        }
         if *id == NOBODY && !native && *slot > 0 {
             text.push_str("  Debian's sshd and apt fail in pods that do not claim it: inject=always does\n");
         }
@@ -270,6 +290,21 @@ id 2044  not in the node's map: slot 2000, 2937361488 outside
         assert_eq!(one(None), "  supervise: unpack, chown, setuid as 1605; plugin: pod runs as 10001");
         assert!(text(&facts, Some((Some(7), Some(8)))).starts_with("plugin: process 7; supervise: process 8\n"));
         assert!(text(&facts, None).starts_with("not this node: "));
+    }
+
+    #[test]
+    fn images_that_claim_an_id() {
+        let config = Config::parse("image a claim-uids=5000-70000\nimage b claim-gids=70000").unwrap();
+        let told = |gids: &str, id| {
+            let mut facts = facts_of(NODE, gids, &[id]);
+            facts.iter_mut().for_each(|fact| fact.find_images(&config));
+            let text = text(&facts, Some((Some(1), None)));
+            text.lines().filter_map(|l| l.strip_prefix("  claimed for image ").map(str::to_owned)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(NODE, 70000), ["docker.io/library/a, docker.io/library/b"]);
+        assert_eq!(told("0 0 1000", 70000), ["docker.io/library/a", "docker.io/library/b"]);
+        assert_eq!(told(NODE, 60000), ["docker.io/library/a"]);
+        assert!(told(NODE, 70001).is_empty() && told(NODE, 1000).is_empty());
     }
 
     #[test]

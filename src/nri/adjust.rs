@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::proto::nri::{Container, ContainerAdjustment, LinuxContainerAdjustment, LinuxNamespace, Mount, PodSandbox};
 use crate::map::assign::{Assignment, Collision};
 use crate::pod::podfs::PodFs;
-use crate::pod::policy::{ANNOTATION, Candidate, User};
+use crate::pod::policy::{ANNOTATION, Candidate, Image, User};
 
 /// More collisions than this are only counted in the annotation.
 const MAX_COLLISIONS: usize = 100;
@@ -25,6 +25,10 @@ pub fn candidate<'a>(pod: &'a PodSandbox, container: &'a Container) -> Candidate
             gid: u.gid,
             additional_gids: u.additional_gids.clone(),
         }),
+        image: Image {
+            name: &container.image.name,
+            digests: [&container.image.digest, &container.image.config_digest],
+        },
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Plugin {
     /// Pods named so far by a Synchronize that comes in parts.
     known: HashSet<String>,
     ping_failed: bool,
+    /// It has been said that this runtime does not tell of images.
+    untold: bool,
     /// The runtime's process, where it can be seen.
     runtime: Option<u32>,
 }
@@ -90,6 +92,7 @@ impl Plugin {
             state: None,
             known: HashSet::new(),
             ping_failed: false,
+            untold: false,
             runtime: None,
         }
     }
@@ -120,6 +123,7 @@ impl Plugin {
     fn try_configure(&mut self, request: &ConfigureRequest) -> Result<i32, String> {
         // A Synchronize that the last connection did not finish.
         self.known.clear();
+        self.untold = false;
         let config = match self.config_files.find() {
             Some(path) => {
                 let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
@@ -248,6 +252,16 @@ impl Plugin {
         }
         let who = subject(&request.pod, &request.container.name);
         let candidate = adjust::candidate(&request.pod, &request.container);
+        if !config.images.is_empty() {
+            if request.container.image.is_some() {
+                // Of several names of an image, the one that its line must match.
+                self.journal.about(Level::Debug, &who, format_args!("its image is {:?}", candidate.image.name));
+            } else if !std::mem::replace(&mut self.untold, true) {
+                let why = "does not tell plugins a container's image: image lines have no effect; containerd 2.4 or \
+                           later tells";
+                self.journal.say(Level::Warning, format!("{} {why}", runtime.name));
+            }
+        }
         let mut decision = policy::decide(config, &node.ids.uids, &node.ids.gids, runtime, &candidate);
         // containerd gives every container its sandbox's network namespace; only the file behind the path tells whether
         // that is the node's. Asked last, since it is the one question that takes a system call.
@@ -287,13 +301,10 @@ impl Plugin {
         let uid = Wants {
             primary: user.map(|u| u.uid),
             others: &mount_uids,
-            optional: &[&wanted.annotated.uids, &config.claim_uids],
+            optional: &[&wanted.claims.uids, &config.claim_uids],
         };
-        let gid = Wants {
-            primary: user.map(|u| u.gid),
-            others: &gids,
-            optional: &[&wanted.annotated.gids, &config.claim_gids],
-        };
+        let gid =
+            Wants { primary: user.map(|u| u.gid), others: &gids, optional: &[&wanted.claims.gids, &config.claim_gids] };
         let uid = assign(&node.ids.uids, &uid).map_err(|e| (e, format!("user ids: {e}")));
         let gid = assign(&node.ids.gids, &gid).map_err(|e| (e, format!("group ids: {e}")));
         let (uid, gid) = match uid.and_then(|uid| Ok((uid, gid?))) {

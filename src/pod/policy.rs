@@ -38,6 +38,8 @@ pub struct Config {
     pub log_level: Option<Level>,
     /// `ping-group-range = node`.
     pub set_ping: bool,
+    /// `image`: patterns, and what is asked for containers of these images; the first that matches counts.
+    pub images: Vec<(String, Asked)>,
 }
 
 impl Default for Config {
@@ -52,12 +54,13 @@ impl Default for Config {
             refuse_collisions: false,
             log_level: None,
             set_ping: true,
+            images: Vec::new(),
         }
     }
 }
 
 impl Config {
-    /// Reads `key = value` lines; `#` starts a comment. An error names the line.
+    /// Reads `key = value` and `image PATTERN …` lines; `#` starts a comment. An error names the line.
     pub fn parse(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
         let mut seen: Vec<&str> = Vec::new();
@@ -67,6 +70,10 @@ impl Config {
                 continue;
             }
             let fail = |why: String| format!("line {} of the configuration: {why}", index + 1);
+            if let Some(("image", rest)) = line.split_once(char::is_whitespace) {
+                config.add_image(rest.trim_start()).map_err(fail)?;
+                continue;
+            }
             let (key, value) =
                 line.split_once('=').ok_or_else(|| fail(format!("{:?} is not `key = value`", cut(line))))?;
             let (key, value) = (key.trim(), value.trim());
@@ -77,6 +84,33 @@ impl Config {
             seen.push(key);
         }
         Ok(config)
+    }
+
+    /// Takes `PATTERN claim-uids=70000 …`.
+    fn add_image(&mut self, line: &str) -> Result<(), String> {
+        let (pattern, words) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let mut asked = Asked::default();
+        asked.read(words)?;
+        let whole = match pattern.split_once('/') {
+            _ if is_digest(pattern) || pattern.starts_with('*') => pattern.to_owned(),
+            _ if pattern.starts_with("sha256:") => {
+                return Err(format!("{:?} is not sha256: and 64 digits of 0-9 and a-f", cut(pattern)));
+            }
+            // As short names are written out by containerd (distribution/reference, ParseDockerRef).
+            None => format!("docker.io/library/{pattern}"),
+            Some((host, _)) if host == "localhost" || host.contains(['.', ':', '*']) => pattern.to_owned(),
+            Some(_) => format!("docker.io/{pattern}"),
+        };
+        if self.images.iter().any(|(other, _)| *other == whole) {
+            return Err(format!("image {:?} is set twice", cut(pattern)));
+        }
+        self.images.push((whole, asked));
+        Ok(())
+    }
+
+    /// The line that counts for an image: its pattern, and what it asks for.
+    pub fn line_of(&self, image: &Image) -> Option<&(String, Asked)> {
+        self.images.iter().find(|(pattern, _)| image.is(pattern))
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -110,33 +144,41 @@ impl Config {
     }
 }
 
-/// What a pod's annotation asks for.
+/// Whether a container gets a namespace: if it needs one, or in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ask {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// What a pod's annotation or an `image` line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    always: bool,
-    never: bool,
-    claim_uids: Ranges,
-    claim_gids: Ranges,
+    inject: Ask,
+    /// The ids.
+    pub claims: Claims,
     refuse_collisions: Option<bool>,
 }
 
 impl Asked {
-    /// Reads `inject=always claim-uids=50000,10001-10005 collisions=refuse`.
-    pub fn parse(text: &str) -> Result<Asked, String> {
-        let mut asked = Asked::default();
+    /// Takes over what `inject=always claim-uids=50000,10001-10005 collisions=refuse` names.
+    fn read(&mut self, text: &str) -> Result<(), String> {
         for word in text.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or_else(|| format!("{:?} is not key=value", cut(word)))?;
             match (key, value) {
-                ("inject", "always") => asked.always = true,
-                ("inject", "never") => asked.never = true,
-                ("inject", _) => return Err(not_one_of(key, value, "always, never")),
-                ("claim-uids", list) => asked.claim_uids = Ranges::parse(list).map_err(|e| format!("{key}: {e}"))?,
-                ("claim-gids", list) => asked.claim_gids = Ranges::parse(list).map_err(|e| format!("{key}: {e}"))?,
-                ("collisions", _) => asked.refuse_collisions = Some(refuses(key, value)?),
+                ("inject", "always") => self.inject = Ask::Always,
+                ("inject", "never") => self.inject = Ask::Never,
+                ("inject", "auto") => self.inject = Ask::Auto,
+                ("inject", _) => return Err(not_one_of(key, value, "auto, always, never")),
+                ("claim-uids", list) => self.claims.uids = Ranges::parse(list).map_err(|e| format!("{key}: {e}"))?,
+                ("claim-gids", list) => self.claims.gids = Ranges::parse(list).map_err(|e| format!("{key}: {e}"))?,
+                ("collisions", _) => self.refuse_collisions = Some(refuses(key, value)?),
                 _ => return Err(format!("unknown key {:?}", cut(key))),
             }
         }
-        Ok(asked)
+        Ok(())
     }
 
     /// The annotation for one container, by NRI's scopes: the container's own, the pod's, the plain one.
@@ -157,6 +199,40 @@ pub struct User {
     pub additional_gids: Vec<u32>,
 }
 
+/// What a runtime tells of an image (NRI 0.12.2, containerd 2.4). Each is empty where it does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Image<'a> {
+    /// One of its names, such as `docker.io/library/postgres:17`: chosen by whoever had it pulled.
+    pub name: &'a str,
+    /// The digest of its index or manifest, and that of its configuration.
+    pub digests: [&'a str; 2],
+}
+
+impl Image<'_> {
+    /// Whether a pattern is one of the digests, or matches the name, whole or without its tag or digest.
+    fn is(&self, pattern: &str) -> bool {
+        let name = self.name;
+        // A colon before a slash is that of a port.
+        let slash = name.rfind('/').unwrap_or(0);
+        let repository = name[slash..].find([':', '@']).map_or(name, |end| &name[..slash + end]);
+        let is_named = !name.is_empty() && (matches(pattern, name) || matches(pattern, repository));
+        is_named || self.digests.contains(&pattern)
+    }
+}
+
+/// Whether `*` in the pattern can stand for something so that it is the text; in time linear in both.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let (parts, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(mut text) = text.strip_prefix(first).and_then(|text| text.strip_suffix(last)) else { return false };
+    parts.split('*').all(|part| text.split_once(part).map(|(_, after)| text = after).is_some())
+}
+
+fn is_digest(text: &str) -> bool {
+    let hex = |c| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+    text.strip_prefix("sha256:").is_some_and(|digits| digits.len() == 64 && digits.bytes().all(hex))
+}
+
 /// A container about to be created, as far as the decision needs it.
 pub struct Candidate<'a> {
     /// The pod's Kubernetes namespace.
@@ -171,6 +247,8 @@ pub struct Candidate<'a> {
     pub user_namespace: bool,
     /// Who it runs as, where the runtime tells.
     pub user: Option<User>,
+    /// What it is made of, where the runtime tells.
+    pub image: Image<'a>,
 }
 
 /// What the runtime can do.
@@ -227,8 +305,8 @@ pub enum Decision {
 pub struct Wanted {
     /// Who the process runs as, if known.
     pub user: Option<User>,
-    /// Claimed by the annotation.
-    pub annotated: Claims,
+    /// Claimed by the annotation or the image's line.
+    pub claims: Claims,
     /// Whether any collision refuses the container.
     pub refuse_collisions: bool,
 }
@@ -253,25 +331,26 @@ pub fn decide(config: &Config, uids: &NodeIds, gids: &NodeIds, runtime: &Runtime
     if config.skip_namespaces.iter().any(|name| name == c.namespace) {
         return Decision::Leave("its Kubernetes namespace is in skip-namespaces");
     }
-    let annotation = Asked::find(c.annotations, c.name);
-    let asked = match annotation.map(Asked::parse).transpose() {
-        Ok(asked) => asked.unwrap_or_default(),
-        Err(why) => return Decision::Refuse(format!("annotation {ANNOTATION}: {why}")),
-    };
-    if asked.never {
-        return Decision::Leave("its annotation says inject=never");
+    let (annotation, line) = (Asked::find(c.annotations, c.name), config.line_of(&c.image));
+    let mut asked = line.map(|(_, asked)| asked.clone()).unwrap_or_default();
+    if let Err(why) = asked.read(annotation.unwrap_or_default()) {
+        return Decision::Refuse(format!("annotation {ANNOTATION}: {why}"));
     }
-    if config.inject == Inject::Annotated && annotation.is_none() {
-        return Decision::Leave("it has no annotation");
+    if asked.inject == Ask::Never {
+        return Decision::Leave("its annotation or its image's line says inject=never");
+    }
+    if config.inject == Inject::Annotated && annotation.is_none() && line.is_none() {
+        return Decision::Leave("it has no annotation, and its image no line");
     }
 
-    let lacking = first_lacking(uids, gids, c.user.as_ref(), &asked);
-    if lacking.is_none() && !asked.always && config.inject != Inject::All {
+    let lacking = first_lacking(uids, gids, c.user.as_ref(), &asked.claims);
+    let always = asked.inject == Ask::Always;
+    if lacking.is_none() && !always && config.inject != Inject::All {
         return Decision::Leave("the node maps every id that it asks for");
     }
     if !runtime.takes_namespaces {
         let need = lacking.map(|id| format!("it needs {id}, which this node does not map"));
-        return match need.or_else(|| asked.always.then(|| "its annotation says inject=always".to_owned())) {
+        return match need.or_else(|| always.then(|| "its annotation says inject=always".to_owned())) {
             Some(need) => Decision::Refuse(format!(
                 "{need}, and {} cannot put a container into a user namespace through NRI: \
                  containerd 2.2 or later is needed",
@@ -282,16 +361,16 @@ pub fn decide(config: &Config, uids: &NodeIds, gids: &NodeIds, runtime: &Runtime
     }
     Decision::Inject(Wanted {
         user: c.user.clone(),
-        annotated: Claims { uids: asked.claim_uids, gids: asked.claim_gids },
+        claims: asked.claims,
         refuse_collisions: asked.refuse_collisions.unwrap_or(config.refuse_collisions),
     })
 }
 
 /// The first id that the container asks for and the node lacks, in words.
-fn first_lacking(uids: &NodeIds, gids: &NodeIds, user: Option<&User>, asked: &Asked) -> Option<String> {
-    let uid = user.map(|u| u.uid).into_iter().chain(asked.claim_uids.ids()).find(|id| !uids.contains(*id));
+fn first_lacking(uids: &NodeIds, gids: &NodeIds, user: Option<&User>, claims: &Claims) -> Option<String> {
+    let uid = user.map(|u| u.uid).into_iter().chain(claims.uids.ids()).find(|id| !uids.contains(*id));
     let own_gids = user.into_iter().flat_map(|u| [u.gid].into_iter().chain(u.additional_gids.iter().copied()));
-    let gid = || own_gids.chain(asked.claim_gids.ids()).find(|id| !gids.contains(*id));
+    let gid = || own_gids.chain(claims.gids.ids()).find(|id| !gids.contains(*id));
     uid.map(|id| format!("user id {id}")).or_else(|| gid().map(|id| format!("group id {id}")))
 }
 
@@ -320,8 +399,17 @@ mod tests {
         Some(User { uid, gid, additional_gids: additional.to_vec() })
     }
 
+    const POSTGRES: Image<'_> = Image {
+        name: "docker.io/library/postgres:17",
+        digests: [
+            "sha256:ee6521f290b2168b6aa9e6bd8ad0e69d78ed9f6a3c0e5aef8ca9d51876a3f2c1",
+            "sha256:873ed75102791e5b0b8a7fcd41606c92fcec98d56d05ead4ac5131650004c136",
+        ],
+    };
+
     fn candidate<'a>(annotations: &'a HashMap<String, String>, user: Option<User>) -> Candidate<'a> {
-        Candidate { namespace: "default", annotations, name: "app", privileged: false, user_namespace: false, user }
+        let (privileged, user_namespace) = (false, false);
+        Candidate { namespace: "default", annotations, name: "app", privileged, user_namespace, user, image: POSTGRES }
     }
 
     fn annotated(value: &str) -> HashMap<String, String> {
@@ -368,6 +456,10 @@ mod tests {
             ("collisions = maybe", "collisions is \"maybe\", not one of allow, refuse"),
             ("log-level = loud", "\"loud\" is not a log level (debug, info, warning, error)"),
             ("ping-group-range = 0 5", "ping-group-range is \"0 5\", not one of node, keep"),
+            ("image = a", "\"a\" is not key=value"),
+            ("image\tx claim-uids=y", "claim-uids: \"y\" is not an id (0-4294967294)"),
+            ("image x inject=needed", "inject is \"needed\", not one of auto, always, never"),
+            ("image sha256:ee65", "\"sha256:ee65\" is not sha256: and 64 digits of 0-9 and a-f"),
         ] {
             let error = format!("line 2 of the configuration: {error}");
             assert_eq!(Config::parse(&format!("# first\n{text}\n")).unwrap_err(), error);
@@ -375,6 +467,10 @@ mod tests {
         assert_eq!(
             Config::parse("inject=all\ninject=all").unwrap_err(),
             "line 2 of the configuration: inject is set twice"
+        );
+        assert_eq!(
+            Config::parse("image x:1\nimage docker.io/library/x:1").unwrap_err(),
+            "line 2 of the configuration: image \"docker.io/library/x:1\" is set twice"
         );
     }
 
@@ -396,6 +492,87 @@ mod tests {
         assert!(injected(decision("inject=annotated", Some(""), user(10001, 0, &[]))));
         assert!(!injected(decision("inject=annotated", Some(""), user(1, 0, &[]))));
         assert!(!injected(decision("skip-namespaces=a default", None, user(10001, 0, &[]))));
+    }
+
+    #[test]
+    fn patterns_of_images() {
+        let counts = |pattern: &str, image| {
+            let config = Config::parse(&format!("image {pattern}")).unwrap();
+            config.line_of(&image).is_some()
+        };
+        let named = |name| Image { name, ..Image::default() };
+        let by_digest = format!("docker.io/library/postgres@{}", POSTGRES.digests[0]);
+        for pattern in [
+            "docker.io/library/postgres:17",
+            "docker.io/library/postgres:*",
+            "docker.io/library/postgres",
+            "docker.io/*",
+            "*",
+            "**",
+            "*/postgres",
+            "*/library/*:1*7",
+            "postgres",
+            "postgres:17",
+            "library/p*g*s:17",
+            POSTGRES.digests[0],
+            POSTGRES.digests[1],
+        ] {
+            assert!(counts(pattern, POSTGRES), "{pattern}");
+            // A runtime that tells nothing.
+            assert!(!counts(pattern, Image::default()), "{pattern}");
+        }
+        for pattern in [
+            "docker.io/library/postgres:1",
+            "docker.io/library/postgre",
+            "library/*postgres*17*7",
+            "quay.io/postgres:17",
+            "localhost/postgres:17",
+            "docker.io:5000/library/postgres:17",
+            "*:18",
+            "*ee6521*",
+            "postgres:17*17",
+            &format!("sha256:{}", "0".repeat(64)),
+        ] {
+            assert!(!counts(pattern, POSTGRES), "{pattern}");
+        }
+        assert!(counts("postgres", named(&by_digest)) && !counts("postgres:*", named(&by_digest)));
+        assert!(counts("host:5000/a", named("host:5000/a:1")) && !counts("host*", named("host:5000/a")));
+        // Neither the length of a name nor the stars of a pattern cost more than their sum.
+        let long = format!("{}/{}", "a\u{1b}\n".repeat(500_000), "b".repeat(500_000));
+        assert!(!counts(&format!("*{}c", "a*".repeat(2_000)), named(&long)));
+        assert!(counts(&format!("*{}b", "a*".repeat(2_000)), named(&long)));
+    }
+
+    #[test]
+    fn an_image_is_a_reason_for_a_namespace() {
+        let root = || user(0, 0, &[]);
+        let claims = |config: &str, annotation| match decision(config, annotation, root()) {
+            Decision::Inject(wanted) => {
+                let mark = if wanted.refuse_collisions { "!" } else { "" };
+                format!("{}/{}{mark}", wanted.claims.uids, wanted.claims.gids)
+            }
+            Decision::Leave(why) => why.to_owned(),
+            Decision::Refuse(why) => why,
+        };
+        let line = "image postgres claim-uids=70000,70001 claim-gids=71000";
+        let never = "its annotation or its image's line says inject=never";
+        assert_eq!(claims(line, None), "70000-70001/71000");
+        assert_eq!(claims("image mysql claim-uids=70000", None), "the node maps every id that it asks for");
+        assert_eq!(claims("image postgres claim-uids=1000", None), "the node maps every id that it asks for");
+        assert_eq!(claims("image postgres inject=always", None), "/");
+        // The first line counts, whole.
+        assert_eq!(claims(&format!("image *:17 claim-uids=9999\n{line}"), None), "9999/");
+        // What the annotation leaves open is the line's.
+        assert_eq!(claims(line, Some("claim-uids=50000")), "50000/71000");
+        assert_eq!(claims(line, Some("inject=never")), never);
+        assert_eq!(claims(&format!("{line} inject=never"), Some("claim-uids=5000")), never);
+        assert_eq!(claims(&format!("{line} inject=never"), Some("inject=auto")), "70000-70001/71000");
+        assert_eq!(claims(&format!("{line} collisions=refuse"), None), "70000-70001/71000!");
+        assert_eq!(claims(&format!("{line} collisions=refuse"), Some("collisions=allow")), "70000-70001/71000");
+        // A line is as good as an annotation, and less than a namespace that is left alone.
+        assert_eq!(claims(&format!("inject=annotated\n{line}"), None), "70000-70001/71000");
+        let skipped = "its Kubernetes namespace is in skip-namespaces";
+        assert_eq!(claims(&format!("skip-namespaces=default\n{line}"), None), skipped);
     }
 
     #[test]
@@ -450,7 +627,7 @@ mod tests {
     fn a_bad_annotation_refuses() {
         for (text, error) in [
             ("inject", "\"inject\" is not key=value"),
-            ("inject=maybe", "inject is \"maybe\", not one of always, never"),
+            ("inject=maybe", "inject is \"maybe\", not one of auto, always, never"),
             ("claim-uids=5-", "claim-uids: \"\" is not an id (0-4294967294)"),
             ("colour=red", "unknown key \"colour\""),
             ("collisions=", "collisions is \"\", not one of allow, refuse"),

@@ -152,7 +152,7 @@ fn mount_points(mountinfo: &str) -> Vec<String> {
 }
 
 /// The plugin's configuration: of the two files of its name the one that is there.
-fn drop_in(plugins: &[Plugin]) -> (String, String) {
+pub fn drop_in(plugins: &[Plugin]) -> (String, String) {
     let ours = plugins.iter().find(|p| p.kind != Kind::Foreign && p.is_named());
     let name = ours.map_or("00-uid-mapper", |p| &p.name);
     let [path, other] = [name, &name[3..]].map(|name| format!("/etc/nri/conf.d/{name}.conf"));

@@ -45,6 +45,11 @@ Exit status: 0 all is ok, 1 there are warnings, 2 there are problems. What
 keeps every pod from starting is a problem.
 ";
 
+/// The text of the plugin's configuration on this node; empty if there is none.
+pub fn configuration() -> String {
+    facts::drop_in(&programs::plugins("/opt/nri/plugins")).1
+}
+
 /// What was asked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {

@@ -286,15 +286,21 @@ fn plugin(facts: &Facts) -> Finding {
         }
     }
     let (path, text) = &facts.drop_in;
-    if let Err(e) = policy::Config::parse(text) {
-        f.problem(&format!("{path}: {e}"), &[&format!("cat -n {}", shell(path))]);
+    let is_before = |least| matches!(&c.version, Some(Ok(v)) if policy::major_minor(v).is_some_and(|v| v < least));
+    match policy::Config::parse(text) {
+        Err(e) => f.problem(&format!("{path}: {e}"), &[&format!("cat -n {}", shell(path))]),
+        Ok(config) if !config.images.is_empty() && is_before((2, 4)) => f.warn(
+            "image lines have no effect: this containerd does not tell a container's image (2.4)",
+            &["# annotate pods instead: uid-mapper.noderesource.dev: claim-uids=..."],
+        ),
+        Ok(_) => {}
     }
     if let Some(name) = &facts.old_plugin {
         let remedy = format!("rm {}", shell(&format!("{OLD_FOLDER}/{name}")));
         f.warn(&format!("{OLD_FOLDER}/{name} is where NRI 0.1 looked for it"), &[&remedy]);
     }
     // containerd 1.7 has NRI off by default.
-    let old = matches!(&c.version, Some(Ok(v)) if policy::major_minor(v).is_some_and(|v| v < (2, 0)));
+    let old = is_before((2, 0));
     match (c.config.disable, facts.nri_socket) {
         (Some(true), _) => {
             let script = "'/nri.v1.nri/,/^ *\\[/s/disable *= *true/disable = false/'";

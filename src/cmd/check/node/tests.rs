@@ -443,6 +443,19 @@ problem  plugin      /opt/nri/plugins/00-uid-mapper;
          cat -n /etc/nri/conf.d/00-uid-mapper.conf
 ";
     assert_eq!(broken, expected);
+    let lines = |f: &mut Facts| f.drop_in.1 = "image postgres claim-uids=70000".into();
+    let expected = "\
+warning  plugin      /opt/nri/plugins/00-uid-mapper; image lines have no effect:
+                     this containerd does not tell a container's image (2.4);
+                     pid 131 acts
+         # annotate pods instead: uid-mapper.noderesource.dev: claim-uids=...
+";
+    assert_eq!(one("plugin", lines), expected);
+    let told = |f: &mut Facts| {
+        lines(f);
+        f.containerd.version = Some(Ok("v2.4.2".into()));
+    };
+    assert_eq!(one("plugin", told), "ok       plugin      /opt/nri/plugins/00-uid-mapper; pid 131 acts\n");
     let external = one("plugin", |f| f.plugins.clear());
     let expected =
         "ok       plugin      none in /opt/nri/plugins, and none needed there; pid 131\n                     acts\n";
