@@ -45,10 +45,10 @@ need_lab() {
 		/usr/include/seccomp.h:libseccomp-dev pkg-config:pkg-config
 }
 
-# Go of at least the version in go.mod. From 1.21 on, go fetches that itself; an older one fetches it as a module.
+# Go of at least the versions in the .mod files. From 1.21 on, go fetches that itself; an older one fetches it as a module.
 need_go() {
 	need_packages go:golang-go
-	go_asked=$(sed -n 's/^go //p' "$e2e/go.mod")
+	go_asked=$(sed -n 's/^go //p' "$e2e"/*.mod | sort -V | tail -n 1)
 	go_here=$(cd / && go env GOVERSION)
 	go_here=${go_here#go}
 	[ "$(printf '%s\n' "$go_asked" "$go_here" | sort -V | head -n 1)" != "$go_asked" ] || return 0
@@ -160,12 +160,14 @@ need_rootless() {
 		fuse-overlayfs:fuse-overlayfs mount.fuse3:fuse3
 }
 
-# The containerds of before, for the version rules: sets LAB_CONTAINERD_2_2, LAB_CONTAINERD_2_1 and LAB_CONTAINERD_1_7.
-build_older_peers() {
+# The containerds before and after, for the version rules: sets LAB_CONTAINERD_2_4, LAB_CONTAINERD_2_2, LAB_CONTAINERD_2_1
+# and LAB_CONTAINERD_1_7.
+build_other_peers() {
+	LAB_CONTAINERD_2_4=$(containerd_peer containerd-2.4 containerd-2.4.mod)
 	LAB_CONTAINERD_2_2=$(containerd_peer containerd-2.2 containerd-2.2.mod)
 	LAB_CONTAINERD_2_1=$(containerd_peer containerd-2.1 containerd-2.1.mod)
 	LAB_CONTAINERD_1_7=$(containerd_peer containerd-1.7 containerd-1.7.mod github.com/containerd/containerd)
-	export LAB_CONTAINERD_2_2 LAB_CONTAINERD_2_1 LAB_CONTAINERD_1_7
+	export LAB_CONTAINERD_2_4 LAB_CONTAINERD_2_2 LAB_CONTAINERD_2_1 LAB_CONTAINERD_1_7
 }
 
 # A real Kubernetes: sets LAB_KUBERNETES, the folder of its programs, and LAB_KUBELET, the folder of kubelet.

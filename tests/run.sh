@@ -48,13 +48,14 @@ done
 
 sh tests/docs.sh
 
-say "protocol tests against NRI 0.12, 0.11 and 0.8 (about two minutes)"
+say "protocol tests against NRI 0.12.5, 0.12.0, 0.11 and 0.8 (about two minutes)"
 UID_NRI_PLUGIN=$plugin
 export UID_NRI_PLUGIN
 (
 	cd tests/nri
 	go vet ./...
 	go test -count=1 .
+	go test -count=1 -modfile=nri-0.12.0.mod -tags nri0120 .
 	go test -count=1 -modfile=nri-0.11.mod -tags nri011 .
 	go test -count=1 -modfile=nri-0.8.mod -tags nri08 .
 )
@@ -74,7 +75,7 @@ say "tests of supervise with hostile callers (half a minute)"
 )
 
 build_peers
-build_older_peers
+build_other_peers
 build_kubernetes
 need_rootless
 build_fuse_overlayfs

@@ -358,11 +358,12 @@ func TestCheckVolume(t *testing.T) {
 	contains(t, "an old copy", found, lab.PluginFile+" is of another version than this program, "+checkProgram+"; /opt is a volume")
 }
 
-func TestCheckOlderContainerd(t *testing.T) {
+func TestCheckOtherContainerd(t *testing.T) {
 	for version, c := range map[string]struct {
 		variable, nri string
 		states        map[string]string
 	}{
+		"2.4": {"LAB_CONTAINERD_2_4", "0.12.", nil},
 		"2.2": {"LAB_CONTAINERD_2_2", "0.11.", map[string]string{"containerd": "warning"}},
 		"2.1": {"LAB_CONTAINERD_2_1", "0.8.", map[string]string{"containerd": "problem"}},
 		"1.7": {"LAB_CONTAINERD_1_7", "0.8.", map[string]string{"containerd": "problem", "plugin": "problem"}},
@@ -371,7 +372,7 @@ func TestCheckOlderContainerd(t *testing.T) {
 			if os.Getenv(c.variable) == "" {
 				t.Fatalf("%s is not set: start the tests with tests/run.sh", c.variable)
 			}
-			s := ownSite(t, careful, options{plugin: true, old: true, containerd: os.Getenv(c.variable)})
+			s := ownSite(t, careful, options{plugin: true, other: true, containerd: os.Getenv(c.variable)})
 			found := s.check(t)
 			found.states(t, s, c.states)
 			text, _ := found.found(t, "containerd")

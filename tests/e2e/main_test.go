@@ -108,7 +108,7 @@ type options struct {
 	plugin     bool   // where containerd starts it from
 	supervise  bool   // containerd runs below it
 	config     string // its configuration file
-	old        bool   // another containerd than today's: the next is its folder
+	other      bool   // another containerd than today's: the next is its folder
 	containerd string // empty is an error then, and not today's
 
 	snapshotter string // not containerd's own choice
@@ -117,7 +117,7 @@ type options struct {
 
 // newSite makes a node with a running containerd.
 func newSite(name string, l layout, o options) (*site, error) {
-	if !o.old {
+	if !o.other {
 		o.containerd = os.Getenv("LAB_CONTAINERD")
 	}
 	if l.gids == nil {

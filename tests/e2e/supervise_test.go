@@ -310,7 +310,7 @@ func TestSupervisedOlderContainerd(t *testing.T) {
 			if os.Getenv(variable) == "" {
 				t.Fatalf("%s is not set: start the tests with tests/run.sh", variable)
 			}
-			old := options{old: true, containerd: os.Getenv(variable)}
+			old := options{other: true, containerd: os.Getenv(variable)}
 			i := withFiles("older", lab.Owned{Uid: 65532, Gid: 65532}, lab.Owned{Uid: 1185200044, Gid: 4294967294})
 			control := ownSite(t, stock, old)
 			said, err := control.Run("containerd", "--version")

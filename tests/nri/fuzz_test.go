@@ -1,4 +1,4 @@
-//go:build !nri08 && !nri011
+//go:build !nri08 && !nri011 && !nri0120
 
 package nri
 

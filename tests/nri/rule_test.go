@@ -68,6 +68,9 @@ func mapOf(required, optional []uint32) idMap {
 	return m
 }
 
+// claimed is the map of a container of root with optional ids.
+func claimed(ids ...uint32) idMap { return mapOf([]uint32{0}, append(ids, defaultClaims...)) }
+
 // mapFromText reads a uid_map or gid_map.
 func mapFromText(text string) (idMap, error) {
 	m := idMap{}

@@ -1,4 +1,4 @@
-//go:build !nri08 && !nri011
+//go:build !nri08 && !nri011 && !nri0120
 
 package nri
 
@@ -74,7 +74,7 @@ func call(service, method string, payload []byte) []byte {
 }
 
 var (
-	configure = join(text(2, "containerd"), text(3, engine.Version), number(4, 5000), number(5, 2000), text(6, "v0.12.0"))
+	configure = join(text(2, "containerd"), text(3, engine.Version), number(4, 5000), number(5, 2000), text(6, "v0.12.5"))
 	network   = join(text(1, "network"), text(2, engine.Network))
 	onePod    = join(text(1, "wire"), text(2, "pod-wire"), text(3, "uid-wire"), text(4, "default"), field(8, field(5, network)))
 	// container of pod "wire", as root and as 10001

@@ -22,7 +22,14 @@ type Image struct {
 	Cmd   []string
 	Owns  []Owned
 	Files []Owned
-	Root  string // a tar file of the machine, in place of busybox
+	Root  string  // a tar file of the machine, in place of busybox
+	Users []Named // besides root and member, each with a group of the same name and number
+}
+
+// Named is a user in an image's /etc/passwd.
+type Named struct {
+	Name string
+	ID   int
 }
 
 // Owned is a folder, or a file, of an image that belongs to somebody.
@@ -64,8 +71,14 @@ func (i Image) busybox(layer *layer) error {
 	for _, applet := range strings.Fields(applets) {
 		layer.link("bin/"+applet, "busybox")
 	}
-	layer.file("etc/passwd", 0o644, []byte("root:x:0:0::/root:/bin/sh\nmember:x:20006:20006::/:/bin/sh\n"))
-	layer.file("etc/group", 0o644, []byte("root:x:0:\nmember:x:20006:\nextra:x:40003:member\n"))
+	passwd := "root:x:0:0::/root:/bin/sh\nmember:x:20006:20006::/:/bin/sh\n"
+	group := "root:x:0:\nmember:x:20006:\nextra:x:40003:member\n"
+	for _, u := range i.Users {
+		passwd += fmt.Sprintf("%s:x:%d:%[2]d::/:/bin/sh\n", u.Name, u.ID)
+		group += fmt.Sprintf("%s:x:%d:\n", u.Name, u.ID)
+	}
+	layer.file("etc/passwd", 0o644, []byte(passwd))
+	layer.file("etc/group", 0o644, []byte(group))
 	for _, o := range i.Owns {
 		layer.dir(strings.Trim(o.Path, "/"), 0o700, o.Uid, o.Gid)
 	}
