@@ -46,8 +46,9 @@ Example:
   uid-nri-plugin --config /etc/nri/conf.d/00-uid-mapper.conf --log-level debug
 
 Exit status: 0 when containerd closed the connection or a tool has done its
-work, 1 on failure, 2 for wrong options; check also has 1 for a warning and 2
-for a problem. Messages go to the journal, or to stderr where there is none.
+work, 1 on failure, 2 for wrong options; check has 1 for a warning, 2 for a
+problem, 3 for failure and wrong options. Messages go to the journal, or to
+stderr where there is none.
 ";
 
 /// What `node --help` prints.

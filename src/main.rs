@@ -19,27 +19,34 @@ use std::time::Duration;
 
 use args::{Command, Options};
 use journal::Level;
+use map::printable;
 use nri::plugin::{ConfigFiles, Plugin};
 use nri::session::{self, Identity};
 
 fn main() -> ExitCode {
+    // check has 1 and 2 for what it finds.
+    let checks = env::args_os().nth(1).is_some_and(|word| word == "check");
     match args::parse(env::args_os()) {
         Ok(command) => match run(command) {
             Ok(status) => ExitCode::from(status),
-            Err(message) => fail(&message, 1),
+            Err(message) => fail(&message, if checks { 3 } else { 1 }),
         },
-        Err(message) => fail(&format!("{message}; see --help"), 2),
+        Err(message) => fail(&format!("{message}; see --help"), if checks { 3 } else { 2 }),
     }
 }
 
 fn fail(message: &str, status: u8) -> ExitCode {
-    // With stderr gone there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "uid-nri-plugin: {message}");
+    // Names of files and users may hold anything. With stderr gone there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "uid-nri-plugin: {}", printable(message));
     ExitCode::from(status)
 }
 
 fn run(command: Command) -> Result<u8, String> {
-    let print = |text: &str| io::stdout().write_all(text.as_bytes()).map_err(|e| format!("cannot write: {e}"));
+    let print = |text: &str| match io::stdout().write_all(text.as_bytes()) {
+        // A pipe into head or a pager, which has seen enough.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write: {e}")),
+        _ => Ok(()),
+    };
     let done = match command {
         Command::Help(text) => print(text),
         Command::Tool(command) => {
@@ -77,6 +84,10 @@ fn launched(options: Options, fd: &str) -> Result<(), String> {
 
 /// Somebody else has started us: connect, and again when the runtime restarts.
 fn external(options: Options) -> Result<(), String> {
+    if let Some(path) = &options.config {
+        // Said at once, not when there is a runtime.
+        std::fs::File::open(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    }
     const PAUSE: Duration = Duration::from_millis(500);
     let identity = Identity { name: options.name, index: options.index };
     let names = [format!("{}-{}", identity.index, identity.name), identity.name.clone()];

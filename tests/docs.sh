@@ -26,10 +26,12 @@ for tool in $tools; do
 	printf '%s\n' "$help" | grep -q "^  $tool " || die "--help does not tell of $tool"
 	printf '%s\n' "$man_page" | grep -q "^ *uid-nri-plugin $tool" || die "the man page does not tell of $tool"
 	help=$help$(printf '\n' && help "$tool")
-	# Nothing but options is an option.
+	# Nothing but options is an option. check has 2 for a problem that it finds.
+	wrong=2
+	[ "$tool" != check ] || wrong=3
 	status=0
 	error=$("$plugin" "$tool" --no-such-option 2>&1) || status=$?
-	[ "$status $(printf '%s\n' "$error" | wc -l)" = '2 1' ] || die "a wrong option of $tool: status $status, $error"
+	[ "$status $(printf '%s\n' "$error" | wc -l)" = "$wrong 1" ] || die "a wrong option of $tool: status $status, $error"
 done
 
 # Every option of --help is in the man page, and the other way round.
@@ -83,3 +85,19 @@ done
 status=0
 error=$("$plugin" --no-such-option 2>&1) || status=$?
 [ "$status $(printf '%s\n' "$error" | wc -l)" = '2 1' ] || die "a wrong option: status $status, $error"
+
+# Who has seen enough closes the pipe: no failure.
+status=$({ { status=0; sleep 0.2; "$plugin" show --wrap 2>&3 || status=$?; echo "$status" >&3; } | :; } 3>&1)
+[ "$status" = 0 ] || die "show into a closed pipe: $status"
+
+# One line, whatever is in a name; and at once, with no runtime there.
+name=$(printf '/no\033[2J\nfile')
+for arguments in '--config' 'show --map' 'inspect --state' 'supervise --'; do
+	# shellcheck disable=SC2086
+	error=$(timeout 5 "$plugin" $arguments "$name" $([ "$arguments" != 'inspect --state' ] || echo id) 2>&1) && die "$arguments: no failure"
+	case $error in
+	*"$(printf '\033')"*) die "$arguments: $error" ;;
+	*'/no\u{1b}[2J\nfile'*'No such file'*) ;;
+	*) die "$arguments: $error" ;;
+	esac
+done

@@ -2,15 +2,15 @@
 
 mod report;
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lexopt::prelude::*;
 
-use super::subid::{self, Granted, Ids};
+use super::subid::{self, Granted, Ids, Subordinate};
 use super::{image, manifest, nest};
+use crate::map::chain::{Band, bands};
 use crate::map::layout::{Layout, lay_out};
 use crate::map::ranges::Ranges;
 use crate::sys::process;
@@ -81,8 +81,8 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
         let number = |option: &str, text: String| {
             text.parse::<u32>().map_err(|_| format!("{option} takes a number up to 4294967295, not {text:?}"))
         };
-        let range = |option: &str, all: &[_], text: String| match subid::parse_range(&text) {
-            Ok(range) if subid::is_new(all, &range) => Ok(range),
+        let add = |option: &str, all: &mut Vec<_>, text: String| match subid::parse_range(&text) {
+            Ok(range) if subid::add(all, &range) => Ok(()),
             Ok(_) => Err(format!("{option} {text:?} overlaps an earlier one")),
             Err(why) => Err(format!("{option} {text:?}: {why}")),
         };
@@ -90,8 +90,8 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
             Short('h') | Long("help") => return Ok(None),
             Long("user") => o.user = Some(value(&mut parser)?),
             Long("subuid") => o.subuid = Some(number("--subuid", value(&mut parser)?)?),
-            Long("uids") => o.uids.push(range("--uids", &o.uids, value(&mut parser)?)?),
-            Long("gids") => o.gids.push(range("--gids", &o.gids, value(&mut parser)?)?),
+            Long("uids") => add("--uids", &mut o.uids, value(&mut parser)?)?,
+            Long("gids") => add("--gids", &mut o.gids, value(&mut parser)?)?,
             Long("pin") => o.pins.push(Ranges::parse(&value(&mut parser)?).map_err(|why| format!("--pin: {why}"))?),
             Long("from-image") => o.images.push(parser.value().map_err(text)?.into()),
             Long("from-manifest") => o.manifests.push(parser.value().map_err(text)?.into()),
@@ -121,7 +121,17 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
     if o.podman && o.json {
         return Err("--podman and --json: one of them only".into());
     }
+    if let Some(levels) = o.nest {
+        nested(&o, levels)?;
+    } else if o.subuid.is_some() || !o.uids.is_empty() {
+        let (_, uids, gids) = granted(&o)?;
+        uids.around().and(gids.around())?;
+    }
     Ok(Some(o))
+}
+
+fn nested(o: &Options, levels: u32) -> Result<String, String> {
+    nest::report(o.first.unwrap_or(100_000), levels, o.each.unwrap_or(1 << 16))
 }
 
 /// A plan, and what it was made from.
@@ -138,8 +148,7 @@ struct Plan {
 /// Plans.
 pub fn run(options: Options) -> Result<(u8, String), String> {
     if let Some(levels) = options.nest {
-        let (first, each) = (options.first.unwrap_or(100_000), options.each.unwrap_or(1 << 16));
-        return nest::report(first, levels, each).map(|text| (0, text));
+        return nested(&options, levels).map(|text| (0, text));
     }
     let (user, uids, gids) = granted(&options)?;
     let mut images = Vec::new();
@@ -172,22 +181,10 @@ fn granted(o: &Options) -> Result<(Option<String>, Granted, Granted), String> {
     if !o.uids.is_empty() {
         return Ok((None, these(&o.uids), these(&o.gids)));
     }
-    let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"));
-    let passwd = read("/etc/passwd").unwrap_or_default();
-    let (name, uid, gid) = match &o.user {
-        None => subid::current(&passwd, process::real_uid(), subid::login()),
-        Some(asked) => subid::user(&passwd, asked)
-            .ok_or_else(|| format!("there is no user {asked:?} in /etc/passwd; by number it need not be there"))?,
-    };
-    let of = |path: &str, own| {
-        let ranges = subid::parse(&read(path)?, &name, Some(uid)).map_err(|why| format!("{path}: {why}"))?;
-        if ranges.is_empty() {
-            return Err(format!("{path} has no ids for {name}; try --subuid COUNT, or see subuid(5)"));
-        }
-        Ok(Granted { own, ranges: Ids::Ranges(ranges) })
-    };
-    let (uids, gids) = (of("/etc/subuid", Some(uid))?, of("/etc/subgid", gid)?);
-    Ok((Some(name), uids, gids))
+    let user = subid::user(o.user.as_ref().unwrap_or(&process::real_uid().to_string()))?;
+    let of = |gids, own| Subordinate::gather(gids, &user).granted(&user.0, own);
+    let (uids, gids) = (of(false, Some(user.1))?, of(true, user.2)?);
+    Ok((Some(user.0), uids, gids))
 }
 
 /// Lays out both maps: what must be there, what is named, what images have, and what images use to have.
@@ -204,7 +201,7 @@ fn plan(
         let mut order = vec![&always];
         order.extend(pins);
         order.extend([named, &run_as, &owners, &usual]);
-        granted.total().map(|total| lay_out(total, &granted.cuts(), &order))
+        granted.around().map(|around| lay_out(&around, &order))
     };
     let of = |one: fn(&image::Image) -> Vec<u32>| single(images.iter().flat_map(one));
     let uid_layout =
@@ -212,6 +209,14 @@ fn plan(
     let gid_layout =
         lay(&gids, &named.gids, of(|i| i.gid.into_iter().collect()), of(|i| i.gids.files.keys().copied().collect()))?;
     Ok(Plan { user, uids: (uids, uid_layout), gids: (gids, gid_layout), images })
+}
+
+/// The map of a user who has asked for nothing, in the lines that newuidmap and newgidmap get: each with its first id in
+/// the node, in Podman's namespace and on the machine.
+pub fn unasked(granted: &Granted) -> Result<Vec<Band>, String> {
+    let around = granted.around()?;
+    let map = lay_out(&around, &[&Ranges::new(ALWAYS.to_vec()), &single(USUAL)]).map;
+    Ok(bands(&[around, map]))
 }
 
 fn single(ids: impl IntoIterator<Item = u32>) -> Ranges {
@@ -264,7 +269,7 @@ mod tests {
     fn options_are_read() {
         let options = parsed(&["--uids", "100000:2048", "--uids=5:1", "--gids", "100000:2048", "--pin", "7,9-10"]);
         let expected = Options {
-            uids: vec![100_000..=102_047, 5..=5],
+            uids: vec![5..=5, 100_000..=102_047],
             gids: vec![100_000..=102_047],
             pins: vec![Ranges::parse("7,9-10").unwrap()],
             ..Default::default()
@@ -287,6 +292,10 @@ mod tests {
             (&["--podman", "--json"], "--podman and --json: one of them only"),
             (&["--nest", "3", "--json"], "--nest goes with --each and --first only"),
             (&["--each", "3"], "--each and --first need --nest"),
+            (&["--nest", "0"], "0 is not a number of levels: the kernel nests 1 to 32"),
+            (&["--nest", "2", "--each", "4294967295"], "8589934590 ids from 100000 on go past the last id, 4294967294"),
+            (&["--subuid", "4294967295"], "more than 2^32-2 ids are given"),
+            (&["--uids", "0:4294967294", "--gids", "1:1"], "more than 2^32-2 ids are given"),
             (&["file"], "unexpected argument \"file\""),
         ] {
             assert_eq!(parsed(words).unwrap_err(), error);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::chain::bands;
 use super::idmap::{Extent, IdMap, MAX_BYTES, MAX_LINES};
 use super::ranges::Ranges;
 
@@ -29,11 +30,10 @@ pub enum Limit {
     Size,
 }
 
-/// Lays out `total` ids (at least 1): the wanted ones, most important first, for as many as there is room, and a pool of the
-/// rest, of at least half of all. Ids that the pool has need no room.
-///
-/// Podman cuts lines where one of the user's ranges ends and the next begins, at `cuts`: these have to fit as well.
-pub fn lay_out(total: u32, cuts: &[u32], wanted: &[&Ranges]) -> Layout {
+/// Lays out the ids of the namespace around, from 0 on: the wanted ones, most important first, for as many as there is room,
+/// and a pool of the rest, of at least half of all. Ids that the pool has need no room.
+pub fn lay_out(around: &IdMap, wanted: &[&Ranges]) -> Layout {
+    let total = around.extents().iter().map(|e| e.count).sum();
     let least = total - total / 2;
     let mut order = Vec::new();
     let mut seen = BTreeSet::new();
@@ -49,7 +49,7 @@ pub fn lay_out(total: u32, cuts: &[u32], wanted: &[&Ranges]) -> Layout {
             return Err(Limit::Ids);
         }
         let map = build(pool, &pins);
-        if fits(&map, cuts) { Ok((map, pool)) } else { Err(Limit::Size) }
+        if fits(&map, around) { Ok((map, pool)) } else { Err(Limit::Size) }
     };
     let (mut good, mut bad, mut limit) = (0, order.len().min(total as usize) + 1, None);
     while bad - good > 1 {
@@ -81,13 +81,13 @@ fn pool(total: u32, pins: &BTreeSet<u32>) -> u32 {
     least
 }
 
-fn fits(map: &IdMap, cuts: &[u32]) -> bool {
-    // Each adds a line, of three numbers of ten digits at most.
-    let inner =
-        cuts.iter().filter(|cut| map.extents().iter().any(|e| e.outside < **cut && **cut - e.outside < e.count));
-    let more = inner.count();
-    map.extents().len() + more <= MAX_LINES
-        && map.to_string().len() + more * "4294967295 4294967295 4294967295\n".len() <= MAX_BYTES
+/// Whether the kernel takes it both of Podman, in the namespace around, and of newuidmap, with the ids outside of that. Both
+/// cut lines where lines around end.
+fn fits(map: &IdMap, around: &IdMap) -> bool {
+    let lines = bands(&[around.clone(), map.clone()]);
+    let bytes =
+        |at| lines.iter().map(|b| format!("{} {} {}\n", b.firsts[0], b.firsts[at], b.count).len()).sum::<usize>();
+    lines.len() <= MAX_LINES && bytes(1).max(bytes(2)) <= MAX_BYTES
 }
 
 fn build(pool: u32, pins: &BTreeSet<u32>) -> IdMap {
@@ -101,8 +101,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// So many ids of the machine, from `outside` on.
+    fn around(outside: u32, count: u32) -> IdMap {
+        IdMap::from_disjoint(vec![Extent { inside: 0, outside, count }])
+    }
+
     fn laid(total: u32, wanted: &str) -> Layout {
-        lay_out(total, &[], &[&Ranges::parse(wanted).unwrap()])
+        lay_out(&around(0, total), &[&Ranges::parse(wanted).unwrap()])
     }
 
     #[test]
@@ -130,7 +135,7 @@ mod tests {
     #[test]
     fn earlier_sets_go_first() {
         let sets = ["300-303", "100-109"].map(|text| Ranges::parse(text).unwrap());
-        let l = lay_out(10, &[], &[&sets[0], &sets[1]]);
+        let l = lay_out(&around(0, 10), &[&sets[0], &sets[1]]);
         assert_eq!((l.pinned.to_string().as_str(), l.left_out.to_string().as_str()), ("100,300-303", "101-109"));
     }
 
@@ -146,15 +151,19 @@ mod tests {
         let short = (0..600).map(|i| (3000 + i * 2).to_string()).collect::<Vec<_>>().join(",");
         assert_eq!(laid(2000, &short).map.extents().len(), 340);
         let wanted = Ranges::parse(&short).unwrap();
-        let cut = lay_out(2000, &[1, 1000, 2000], &[&wanted]);
-        assert_eq!(cut.map.extents().len(), 336);
+        // As Podman maps it, with a line for each of three ranges.
+        let cut = lay_out(&IdMap::parse("0 1000 1\n1 5000 999\n1000 9000 1000\n").unwrap(), &[&wanted]);
+        assert_eq!(cut.map.extents().len(), 338);
+        // newuidmap writes ids of ten digits: "3000 2937360000 1".
+        let long = lay_out(&around(2_937_359_488, 2000), &[&wanted]);
+        assert_eq!((long.map.extents().len(), long.limit), (227, Some(Limit::Size)));
     }
 
     proptest! {
         #[test]
         fn every_id_is_used_once(total in 1u32..3000, wanted in proptest::collection::vec(0u32..5000, 0..200)) {
             let ranges = Ranges::new(wanted.iter().map(|id| *id..=*id).collect());
-            let l = lay_out(total, &[], &[&ranges]);
+            let l = lay_out(&around(0, total), &[&ranges]);
             let mut outside: Vec<u32> = l.map.extents().iter().flat_map(|e| e.outside..e.outside + e.count).collect();
             outside.sort_unstable();
             prop_assert_eq!(outside, (0..total).collect::<Vec<_>>());

@@ -15,3 +15,12 @@ pub const MAX_ID: u32 = u32::MAX - 1;
 pub fn cut(text: &str) -> String {
     text.chars().take(60).collect()
 }
+
+/// A text without what would steer a terminal: control characters as Rust writes them.
+pub fn printable(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}

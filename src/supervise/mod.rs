@@ -32,6 +32,7 @@ use receiver::Shared;
 use table::Table;
 
 use crate::journal::{Journal, Level};
+use crate::map::printable;
 use crate::pod;
 use crate::sys::descriptor;
 use crate::sys::fork;
@@ -100,7 +101,7 @@ pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> R
     signal::default_pipe();
     let e = fork::execute(Path::new(program), &words);
     // With stderr gone there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "uid-nri-plugin: cannot run {}: {e}", program.to_string_lossy());
+    let _ = writeln!(io::stderr(), "uid-nri-plugin: cannot run {}: {e}", printable(&program.to_string_lossy()));
     Ok(if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
 }
 

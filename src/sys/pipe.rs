@@ -1,6 +1,6 @@
 //! Other programs: one that bytes are passed through, and what one prints.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -43,7 +43,8 @@ impl Program {
             // SAFETY: integers; the descriptor is open.
             let _ = unsafe { libc::fcntl(pipe, libc::F_SETPIPE_SZ, 1 << 20) };
         }
-        let pid = spawn(&[name, argument], stdin.as_fd(), stdout.as_fd())?;
+        let null = File::options().write(true).open("/dev/null")?;
+        let pid = spawn(&[name, argument], stdin.as_fd(), stdout.as_fd(), null.as_fd())?;
         Ok(Program { name, pid: Some(pid), input: Some(input), output, held: Vec::with_capacity(CHUNK), given: 0 })
     }
 
@@ -111,15 +112,24 @@ impl Drop for Program {
 /// The most that is read of what a program prints.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// What a program prints to stdout, as far as 64 KiB; it is killed when it has not ended after 2 s (ETIMEDOUT). Its stdin
-/// and stderr are /dev/null. An exit status other than 0 is an error too.
-pub fn output(program: &str, arguments: &[&CStr]) -> io::Result<String> {
-    let null = File::open("/dev/null")?;
+/// What a program prints to stdout. An exit status other than 0 is an error too.
+pub fn output(program: &str, arguments: &[&str]) -> io::Result<String> {
+    match run(program, arguments, false)? {
+        (text, 0) => Ok(text),
+        (_, code) => Err(io::Error::other(format!("it ended with status {code}"))),
+    }
+}
+
+/// What a program, found by PATH, prints to stdout, and to stderr if `all` (else that is /dev/null), as far as 64 KiB, and
+/// its exit code. It is killed when it has not ended after 2 s, or 10 s if `all` (ETIMEDOUT). Its stdin is /dev/null.
+pub fn run(program: &str, arguments: &[&str], all: bool) -> io::Result<(String, u8)> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let (mut from, to) = io::pipe()?;
-    let program = cstr(program)?;
-    let child = spawn(&[&[program.as_c_str()], arguments].concat(), null.as_fd(), to.as_fd())?;
+    let words = [&[program], arguments].concat().into_iter().map(cstr).collect::<io::Result<Vec<_>>>()?;
+    let words: Vec<&CStr> = words.iter().map(CString::as_c_str).collect();
+    let child = spawn(&words, null.as_fd(), to.as_fd(), if all { to.as_fd() } else { null.as_fd() })?;
     drop(to);
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + Duration::from_secs(if all { 10 } else { 2 });
     let (mut text, mut block, mut timely) = (Vec::new(), [0; 4096], true);
     while text.len() < MAX_OUTPUT {
         let [ready] = poll::wait([Watch::Input(from.as_fd())], Some(end.saturating_duration_since(Instant::now())));
@@ -134,11 +144,10 @@ pub fn output(program: &str, arguments: &[&CStr]) -> io::Result<String> {
         kill(child, libc::SIGKILL)?;
     }
     let status = wait_child(child)?;
-    match (timely, exit_code(status)) {
-        (false, _) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
-        (true, 0) => Ok(String::from_utf8_lossy(&text).into_owned()),
-        (true, code) => Err(io::Error::other(format!("it ended with status {code}"))),
+    if !timely {
+        return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
     }
+    Ok((String::from_utf8_lossy(&text).into_owned(), exit_code(status)))
 }
 
 /// Whether a child has ended by this time; it is left to be reaped.
@@ -157,9 +166,9 @@ fn ended_by(child: u32, end: Instant) -> bool {
     }
 }
 
-/// Starts a program between two descriptors, with SIGPIPE as programs expect it (std ignores it) and stderr going nowhere.
+/// Starts a program with these as 0, 1 and 2, and with SIGPIPE as programs expect it (std ignores it).
 /// std::process::Command would do, and makes the file 32 KiB larger.
-fn spawn(command: &[&CStr], stdin: BorrowedFd, stdout: BorrowedFd) -> io::Result<u32> {
+fn spawn(command: &[&CStr], stdin: BorrowedFd, stdout: BorrowedFd, stderr: BorrowedFd) -> io::Result<u32> {
     let words = command.iter().map(|word| word.as_ptr().cast_mut());
     let arguments: Vec<*mut libc::c_char> = words.chain([std::ptr::null_mut()]).collect();
     let done = |error: libc::c_int| match error {
@@ -182,10 +191,7 @@ fn spawn(command: &[&CStr], stdin: BorrowedFd, stdout: BorrowedFd) -> io::Result
         done(libc::posix_spawnattr_init(&mut attributes))?;
         let started = done(libc::posix_spawn_file_actions_adddup2(&mut actions, stdin.as_raw_fd(), 0))
             .and_then(|()| done(libc::posix_spawn_file_actions_adddup2(&mut actions, stdout.as_raw_fd(), 1)))
-            .and_then(|()| {
-                let null = c"/dev/null".as_ptr();
-                done(libc::posix_spawn_file_actions_addopen(&mut actions, 2, null, libc::O_WRONLY, 0))
-            })
+            .and_then(|()| done(libc::posix_spawn_file_actions_adddup2(&mut actions, stderr.as_raw_fd(), 2)))
             .and_then(|()| done(libc::posix_spawnattr_setsigdefault(&mut attributes, &defaults)))
             .and_then(|()| done(libc::posix_spawnattr_setflags(&mut attributes, libc::POSIX_SPAWN_SETSIGDEF as _)))
             .and_then(|()| {
@@ -255,14 +261,15 @@ mod tests {
 
     #[test]
     fn programs_are_run_and_bounded() {
-        let sh = |script: &CStr| output("/bin/sh", &[c"-c", script]);
-        assert_eq!(sh(c"echo one two; cat; echo not seen >&2").unwrap(), "one two\n");
-        assert_eq!(sh(c"echo x; exit 3").unwrap_err().to_string(), "it ended with status 3");
+        let sh = |script| output("sh", &["-c", script]);
+        assert_eq!(sh("echo one two; cat; echo not seen >&2").unwrap(), "one two\n");
+        assert_eq!(sh("echo x; exit 3").unwrap_err().to_string(), "it ended with status 3");
+        assert_eq!(run("sh", &["-c", "echo x; echo y >&2; exit 3"], true).unwrap(), ("x\ny\n".into(), 3));
         assert_eq!(output("/nonexistent", &[]).unwrap_err().raw_os_error(), Some(libc::ENOENT));
         // Endless output is cut off: the program dies of SIGPIPE or is killed.
-        assert!(sh(c"while :; do echo endless; done").is_err());
+        assert!(sh("while :; do echo endless; done").is_err());
         let begun = Instant::now();
-        for script in [c"sleep 60", c"exec >&-; sleep 60", c"echo x; exec sleep 60"] {
+        for script in ["sleep 60", "exec >&-; sleep 60", "echo x; exec sleep 60"] {
             assert!(sh(script).is_err(), "{script:?}");
         }
         assert!(begun.elapsed() < Duration::from_secs(10));

@@ -40,6 +40,29 @@ pub fn in_child<const N: usize>(work: impl FnOnce() -> [i32; N]) -> io::Result<[
     }
 }
 
+/// Runs `work` with the pid of a child that is alone in a new user namespace, whose maps are empty. Others of this user may
+/// write them, as they may not for a `Holder`. To be called while this process has one thread.
+pub fn beside_namespace<T>(work: impl FnOnce(u32) -> T) -> io::Result<T> {
+    let (mut ours, mut its) = UnixStream::pair()?;
+    let Some(child) = fork::fork()? else {
+        drop(ours);
+        // SAFETY: an integer.
+        let made = cerr(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into());
+        // Until the other end is closed.
+        let _ = its.write_all(&errno(&made).to_ne_bytes()).and_then(|()| its.read(&mut [0]));
+        fork::exit_now(0);
+    };
+    drop(its);
+    let mut made = [0; 4];
+    let result = ours.read_exact(&mut made).and_then(|()| match i32::from_ne_bytes(made) {
+        0 => Ok(work(child)),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    });
+    drop(ours);
+    fork::wait_child(child)?;
+    result
+}
+
 /// The errno of a result, 0 for success.
 pub fn errno<T>(result: &io::Result<T>) -> i32 {
     match result {

@@ -19,6 +19,8 @@ pub struct Config {
     pub socket_path: Option<String>,
     /// The built-in validator is on, and refuses changed namespaces.
     pub refuses_namespaces: bool,
+    /// `root`, where layers and snapshots are.
+    pub root: Option<String>,
     /// `BinaryName` of the runtimes, each once.
     pub binaries: Vec<String>,
 }
@@ -43,6 +45,7 @@ impl Config {
                     _ => {}
                 }
             }
+            [root] if root == "root" => config.root = string(value),
             [.., last] if last == "BinaryName" => {
                 let name = string(value).filter(|name| !name.is_empty() && !config.binaries.contains(name));
                 config.binaries.extend(name);
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn reads_both_versions() {
-        let v3 = "version = 3\n\
+        let v3 = "version = 3\nroot = '/data/containerd'\n\
             # [plugins.\"io.containerd.nri.v1.nri\"]\n\
             [plugins]\n\
             [plugins.'io.containerd.nri.v1.nri']  # NRI\n\
@@ -172,6 +175,7 @@ mod tests {
             plugin_path: Some("/opt/nri/plugins".into()),
             socket_path: Some("/run/nri#1.sock".into()),
             refuses_namespaces: true,
+            root: Some("/data/containerd".into()),
             binaries: vec!["/usr/local/sbin/runc".into(), "crun".into()],
         };
         assert_eq!(Config::parse(v3), expected);

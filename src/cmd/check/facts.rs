@@ -13,6 +13,7 @@ use crate::sys::file;
 
 /// `statfs` magic of cgroup v2 (`linux/magic.h`).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// Pods' namespaces and what else a node makes: with a limit closer than this to what is in use, it is reached soon.
 pub const SPARE: u64 = 100;
 
@@ -43,6 +44,8 @@ pub struct Facts {
     pub containerd: Containerd,
     /// kubelet, if it runs.
     pub kubelet: Option<Kubelet>,
+    /// containerd's root folder, if a tmpfs has it.
+    pub tmpfs: Option<String>,
     /// Where file systems are mounted.
     pub mounts: Vec<String>,
     /// What is in containerd's plugin folder.
@@ -106,6 +109,8 @@ impl Facts {
         let capabilities = presence::field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
         let containerd = Containerd::gather();
         let plugins = programs::plugins(folder(&containerd));
+        let root = containerd.config.root.clone().unwrap_or_else(|| "/var/lib/containerd".into());
+        let is_tmpfs = file::open_dir(&root).and_then(|dir| file::file_system(&dir)).is_ok_and(|is| is == TMPFS_MAGIC);
         let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
         Facts {
             plain: node.as_ref().is_ok_and(|n| n.ids.uids.ids().iter().count() == 1 && n.ids.uids == n.ids.gids),
@@ -119,6 +124,7 @@ impl Facts {
             kernel: Kernel::gather(None),
             supervised: presence::we_are_supervised(),
             kubelet: Kubelet::gather(),
+            tmpfs: is_tmpfs.then_some(root),
             mounts: mount_points(&programs::read("/proc/self/mountinfo", 16 << 20)),
             drop_in: drop_in(&plugins),
             plugins,
@@ -182,6 +188,11 @@ fn count_pinned(run: &str) -> u64 {
     let is_pin = |name: &String| name.ends_with(".user");
     let of = |pod: &String| programs::names(&format!("{pods}/{pod}")).iter().filter(|name| is_pin(name)).count() as u64;
     programs::names(&pods).iter().map(of).sum()
+}
+
+/// Whether we are in the machine's own user namespace, by its number (PROC_USER_INIT_INO).
+pub fn is_machine() -> bool {
+    fs::read_link("/proc/self/ns/user").is_ok_and(|name| name.as_os_str() == "user:[4026531837]")
 }
 
 /// What cgroup v2 has at its root, as this cgroup namespace sees it.

@@ -1,45 +1,58 @@
 //! The findings about an account and its machine, before there is a node.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
-use super::super::subid;
-use super::facts::{Limits, controllers};
+use super::super::plan;
+use super::super::subid::{self, Subordinate, User};
+use super::facts::{Limits, controllers, is_machine};
 use super::kernel::{Kernel, errno_text};
 use super::node::judge_controllers;
 use super::programs::{find, read};
 use super::{Finding, shell};
+use crate::map::chain::Band;
 use crate::pod::presence::{self, field};
-use crate::sys::probe;
+use crate::sys::{pipe, probe};
 
 /// What is so.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    user: String,
+    /// We are in the machine's own user namespace.
+    machine: bool,
+    /// Who runs this, as the machine knows him.
+    user: Result<User, String>,
     uid: u32,
+    /// `$USER`, by which Podman looks ids up.
+    login: String,
     /// What /etc/nsswitch.conf has for subid, if that is not the files.
     source: Option<String>,
     subuids: Subordinate,
     subgids: Subordinate,
+    /// Where ids begin that nobody has.
+    free: u64,
     /// newuidmap and newgidmap.
     tools: [Tool; 2],
+    /// What they say to the planned map; None: they cannot be asked.
+    mapped: Option<Result<(), String>>,
     limits: Limits,
     kernel: Kernel,
     supervised: bool,
     cgroup2: bool,
     /// The controllers that systemd has delegated to the user; None: there is no user manager.
     controllers: Option<String>,
+    /// `$XDG_RUNTIME_DIR`, and whether files can be made there.
+    runtime_dir: (String, bool),
+    /// The user's processes go on when he logs out.
+    lingers: bool,
+    /// Modules that are neither loaded nor built in.
+    missing: Vec<&'static str>,
+    /// `net.ipv4.conf.default.rp_filter`.
+    rp_filter: String,
     fuse: bool,
-    engines: Vec<&'static str>,
-}
-
-/// Of /etc/subuid or /etc/subgid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Subordinate {
-    /// How many ids the user has.
-    count: u64,
-    /// The first id after all ranges of the file.
-    free: u64,
+    /// Whether they answer, and are rootless; None: not asked.
+    engines: Vec<(&'static str, Option<Result<bool, String>>)>,
+    /// How programs are installed here, and as part of what newuidmap is.
+    packages: (&'static str, &'static str),
 }
 
 /// A program that has to have rights of its own.
@@ -54,7 +67,25 @@ struct Tool {
 const WANTED: u64 = 2048;
 /// With fewer, so many ids share a slot that it hurts.
 const FEW: u64 = 1000;
+/// As whom the kernel shows an owner whom a user namespace lacks.
+const NOBODY: u32 = 65534;
 const MAX_FILE: u64 = 16 << 20;
+/// What Kubernetes' networks need.
+const MODULES: [&str; 6] = ["br_netfilter", "ip_tables", "ip6_tables", "iptable_nat", "ip6table_nat", "vxlan"];
+/// Container engines, with what shows that one is rootless.
+const ENGINES: [(&str, &str, &str); 3] = [
+    ("podman", "{{.Host.Security.Rootless}}", "true"),
+    ("docker", "{{.SecurityOptions}}", "name=rootless"),
+    ("nerdctl", "{{.SecurityOptions}}", "name=rootless"),
+];
+/// Distributions by ID or ID_LIKE of os-release(5), how they install, and the package of newuidmap and getsubids.
+const PACKAGES: [(&str, &str, &str); 5] = [
+    ("debian", "sudo apt-get install", "uidmap"),
+    ("fedora", "sudo dnf install", "shadow-utils"),
+    ("suse", "sudo zypper install", "shadow"),
+    ("arch", "sudo pacman -S", "shadow"),
+    ("alpine", "sudo apk add", "shadow-uidmap"),
+];
 
 impl Facts {
     /// Looks around.
@@ -62,57 +93,119 @@ impl Facts {
         let status = read("/proc/self/status", 16 << 10);
         let id = |name| field(&status, name).and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok());
         let (uid, gid) = (id("Uid:").unwrap_or(0), id("Gid:").unwrap_or(0));
-        let (user, ..) = subid::current(&read("/etc/passwd", MAX_FILE), uid, subid::login());
+        let env = |name| std::env::var(name).unwrap_or_default();
+        let user = subid::user(&uid.to_string());
+        let of = |gids| user.as_ref().map_or_else(|_| Subordinate::default(), |u| Subordinate::gather(gids, u));
+        let (subuids, subgids) = (of(false), of(true));
+        let (machine, tools) = (is_machine(), ["newuidmap", "newgidmap"]);
+        let tools = tools.map(|name| Tool::gather(name, !machine));
         let slice = format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers");
         let root = controllers();
         let delegated =
             if uid == 0 { root.clone() } else { fs::exists(&slice).is_ok_and(|is| is).then(|| read(&slice, 4096)) };
+        let dir = env("XDG_RUNTIME_DIR");
+        // A file without a name, which is gone at once.
+        let trial = File::options().write(true).custom_flags(libc::O_TMPFILE).open(&dir);
+        let linger = user.as_ref().map_or(String::new(), |(name, ..)| format!("/var/lib/systemd/linger/{name}"));
+        let kernel = Kernel::gather(Some((uid, gid)));
+        let mapped = user.as_ref().ok().filter(|_| uid != 0).and_then(|u| try_map(u, [&subuids, &subgids], &tools));
+        let engines = ENGINES.iter().filter(|(name, ..)| find(name).is_some());
+        // Else Podman's first process would keep a map of one id, also when there are more.
+        let asked = mapped == Some(Ok(()));
         Facts {
-            source: source(&read("/etc/nsswitch.conf", MAX_FILE)),
-            subuids: Subordinate::parse(&read("/etc/subuid", MAX_FILE), &user, uid),
-            subgids: Subordinate::parse(&read("/etc/subgid", MAX_FILE), &user, uid),
-            tools: ["newuidmap", "newgidmap"].map(Tool::gather),
+            source: subid::source(&read("/etc/nsswitch.conf", MAX_FILE)),
+            free: free(&(read("/etc/subuid", MAX_FILE) + "\n" + &read("/etc/subgid", MAX_FILE)), [uid, gid]),
+            mapped,
             limits: Limits::gather(),
-            kernel: Kernel::gather(Some((uid, gid))),
             supervised: presence::we_are_supervised(),
             cgroup2: root.is_some(),
             controllers: delegated.map(|list| list.trim().to_owned()),
+            runtime_dir: (dir, trial.is_ok()),
+            lingers: uid == 0
+                || !fs::exists("/run/systemd/system").unwrap_or(false)
+                || fs::exists(linger).unwrap_or(false),
+            missing: missing(&kernel.release),
+            rp_filter: read("/proc/sys/net/ipv4/conf/default/rp_filter", 16).trim().to_owned(),
             fuse: File::options().read(true).write(true).open("/dev/fuse").is_ok(),
-            engines: ["podman", "docker", "nerdctl"].into_iter().filter(|name| find(name).is_some()).collect(),
+            engines: engines.map(|e| (e.0, asked.then(|| ask(e)))).collect(),
+            packages: packages(&read("/etc/os-release", MAX_FILE)),
+            login: env("USER"),
+            machine,
             user,
             uid,
+            subuids,
+            subgids,
+            tools,
+            kernel,
         }
-    }
-}
-
-impl Subordinate {
-    fn parse(text: &str, user: &str, uid: u32) -> Subordinate {
-        let uid = uid.to_string();
-        let mut found = Subordinate::default();
-        for (_, who, range) in subid::entries(text) {
-            let Ok(range) = range else { continue };
-            found.free = found.free.max(u64::from(*range.end()) + 1);
-            if who == user || who == uid {
-                found.count += u64::from(range.end() - range.start()) + 1;
-            }
-        }
-        found
     }
 }
 
 impl Tool {
-    fn gather(name: &'static str) -> Tool {
+    fn gather(name: &'static str, in_node: bool) -> Tool {
         let path = find(name);
-        let set_uid = |path: &str| fs::metadata(path).is_ok_and(|m| m.mode() & 0o4000 != 0 && m.uid() == 0);
+        // In a node, the machine's root may read as nobody.
+        let roots = |uid| uid == 0 || in_node && uid == NOBODY;
+        let set_uid = |path: &str| fs::metadata(path).is_ok_and(|m| m.mode() & 0o4000 != 0 && roots(m.uid()));
         let privileged = path.as_deref().is_some_and(|path| set_uid(path) || probe::has_file_capabilities(path));
         Tool { name, path, privileged }
     }
 }
 
-fn source(nsswitch: &str) -> Option<String> {
-    let line = nsswitch.lines().find_map(|line| line.trim().strip_prefix("subid:"))?;
-    let source = line.split('#').next().unwrap_or_default().trim();
-    (source != "files").then(|| source.to_owned())
+/// Makes a user namespace with the map that plan gives this user; None: there is no such map, or nobody to ask.
+fn try_map((name, uid, gid): &User, ids: [&Subordinate; 2], tools: &[Tool; 2]) -> Option<Result<(), String>> {
+    let mut commands = Vec::new();
+    for ((ids, own), tool) in ids.into_iter().zip([Some(*uid), *gid]).zip(tools) {
+        let lines = plan::unasked(&ids.clone().granted(name, own).ok()?).ok()?;
+        commands.push((tool.path.as_deref().filter(|_| tool.privileged)?, lines));
+    }
+    let map = |pid: u32, (path, lines): &(&str, Vec<Band>)| {
+        let words = |all, b: &Band| format!("{all} {} {} {}", b.firsts[0], b.firsts[2], b.count);
+        let words = lines.iter().fold(pid.to_string(), words);
+        match pipe::run(path, &words.split(' ').collect::<Vec<_>>(), true) {
+            Ok((_, 0)) => Ok(()),
+            Ok((said, _)) => Err(said.trim().to_owned()),
+            Err(e) => Err(format!("{path}: {e}")),
+        }
+    };
+    probe::beside_namespace(|pid| commands.iter().try_for_each(|command| map(pid, command))).ok()
+}
+
+/// The first place for the ids of a node that overlaps nobody's, these two themselves among them.
+fn free(files: &str, own: [u32; 2]) -> u64 {
+    let mut taken = own.map(|id| (id.into(), 1)).to_vec();
+    taken.extend(subid::entries(files).filter_map(|(.., pair)| pair.ok()));
+    let mut place = 100_000;
+    while let Some((first, count)) = taken.iter().find(|(f, c)| *f < place + WANTED && f.saturating_add(*c) > place) {
+        place = first.saturating_add(*count);
+    }
+    place
+}
+
+/// Which of the modules are neither loaded nor built in, as far as it can be known.
+fn missing(release: &str) -> Vec<&'static str> {
+    let built_in = read(&format!("/lib/modules/{release}/modules.builtin"), MAX_FILE);
+    let is_there = |name: &&str| {
+        fs::exists(format!("/sys/module/{name}")).unwrap_or(false) || built_in.contains(&format!("/{name}.ko"))
+    };
+    let has_modules = fs::exists("/proc/modules").unwrap_or(false);
+    MODULES.into_iter().filter(|name| has_modules && !is_there(name)).collect()
+}
+
+/// Whether an engine is rootless; an error is the last that it said.
+fn ask((name, format, rootless): &(&str, &str, &str)) -> Result<bool, String> {
+    match pipe::run(name, &["info", "--format", format], true) {
+        Ok((said, 0)) => Ok(said.contains(rootless)),
+        Ok((said, _)) => Err(said.trim().lines().last().unwrap_or_default().to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn packages(os_release: &str) -> (&'static str, &'static str) {
+    let ids = os_release.lines().filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")));
+    let words: Vec<&str> = ids.flat_map(|ids| ids.trim_matches('"').split(' ')).collect();
+    let known = PACKAGES.iter().find(|(id, ..)| words.contains(id));
+    known.map_or(("# install", "newuidmap and newgidmap"), |(_, install, uidmap)| (install, uidmap))
 }
 
 /// Gathers and judges.
@@ -123,7 +216,16 @@ pub fn check() -> Vec<Finding> {
 
 /// All of them.
 fn findings(facts: &Facts) -> Vec<Finding> {
-    [ids, newuidmap, namespaces, kernel, others, cgroup, fuse, engine].iter().map(|judge| judge(facts)).collect()
+    let place = (!facts.machine).then_some(place as fn(&Facts) -> Finding);
+    let all = [ids, newuidmap, namespaces, kernel, others, cgroup, session, network, fuse, engine];
+    place.iter().chain(&all).map(|judge| judge(facts)).collect()
+}
+
+fn place(_: &Facts) -> Finding {
+    let mut f = Finding::new("place");
+    let text = "this is inside a user namespace, perhaps a node: what follows is about a node to be started in here";
+    f.warn(text, &["uid-nri-plugin check --host  # on the host", "uid-nri-plugin check  # in a node"]);
+    f
 }
 
 fn ids(facts: &Facts) -> Finding {
@@ -134,24 +236,48 @@ fn ids(facts: &Facts) -> Finding {
             &["su - USER -c 'uid-nri-plugin check --host'"],
         );
     }
-    let (uids, gids) = (facts.subuids.count, facts.subgids.count);
-    let text = format!("{uids} subordinate uids and {gids} gids for {}", facts.user);
-    if let (Some(source), true) = (&facts.source, uids == 0 || gids == 0) {
-        let user = shell(&facts.user);
-        let ask = [format!("getsubids {user}"), format!("getsubids -g {user}")];
-        f.warn(&format!("subordinate ids come from {source}, and cannot be counted here"), &[&ask[0], &ask[1]]);
+    let name = match &facts.user {
+        Ok((name, ..)) => name,
+        Err(why) => {
+            f.problem(why, &[&format!("getent passwd {}", facts.uid)]);
+            return f;
+        }
+    };
+    let files = [("/etc/subuid", &facts.subuids), ("/etc/subgid", &facts.subgids)];
+    for (path, found) in files {
+        let edit = format!("sudoedit {path}");
+        for line in &found.ignored {
+            f.warn(&format!("{line}: newuidmap passes over it"), &[&edit]);
+        }
+        match (&found.refused, &facts.source) {
+            (Some(why), Some(_)) => f.warn(why, &[&format!("getsubids {}", shell(name))]),
+            (Some(why), None) => f.problem(&format!("{why}: newuidmap refuses it"), &[&edit]),
+            (None, _) => {}
+        }
+    }
+    if files.iter().any(|(_, found)| found.refused.is_some()) {
         return f;
     }
-    let free = facts.subuids.free.max(facts.subgids.free).max(100_000);
-    let line = shell(&format!("{}:{free}:{WANTED}", facts.user));
-    let add = |file| format!("echo {line} | sudo tee -a {file}");
-    let files: Vec<String> =
-        [(uids, "/etc/subuid"), (gids, "/etc/subgid")].iter().filter(|(n, _)| *n < FEW).map(|(_, f)| add(f)).collect();
-    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    if !["", name].contains(&facts.login.as_str()) {
+        f.warn(
+            &format!("USER is {}, and Podman takes that one's ids", facts.login),
+            &[&format!("export USER={}", shell(name))],
+        );
+    }
+    let (uids, gids) = (facts.subuids.count(), facts.subgids.count());
+    let text = format!("{uids} subordinate uids and {gids} gids for {name}");
+    let line = shell(&format!("{name}:{}:{WANTED}", facts.free));
+    let add = |path| match &facts.source {
+        Some(source) => format!("# have {source} give more of them (nsswitch.conf)"),
+        None => format!("echo {line} | sudo tee -a {path}"),
+    };
+    let lines: Vec<String> =
+        files.iter().filter(|(_, of)| of.count() < FEW && of.ignored.is_empty()).map(|(path, _)| add(path)).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     match uids.min(gids) {
         _ if facts.uid == 0 => f.note(&text),
-        0 => f.problem(&text, &files),
-        n if n < FEW => f.warn(&format!("{text}: few"), &files),
+        0 => f.problem(&text, &lines),
+        n if n < FEW => f.warn(&format!("{text}: few"), &lines),
         _ => f.note(&text),
     }
     f
@@ -159,15 +285,24 @@ fn ids(facts: &Facts) -> Finding {
 
 fn newuidmap(facts: &Facts) -> Finding {
     let mut f = Finding::new("newuidmap");
+    let (install, package) = facts.packages;
     for tool in &facts.tools {
         match &tool.path {
-            None => f.problem(&format!("{} is not installed", tool.name), &["sudo apt-get install uidmap"]),
+            None => f.problem(&format!("{} is not installed", tool.name), &[&format!("{install} {package}")]),
             Some(path) if !tool.privileged => {
                 let remedy = format!("sudo chmod u+s {}", shell(path));
                 f.problem(&format!("{path} is neither set-uid root nor has capabilities"), &[&remedy]);
             }
             Some(path) => f.note(path),
         }
+    }
+    match &facts.mapped {
+        Some(Ok(())) => f.note("they make the planned map"),
+        Some(Err(said)) => f.problem(
+            said,
+            &["uid-nri-plugin plan  # the map that was tried", "id; findmnt -T /usr/bin  # its group, and nosuid"],
+        ),
+        None => {}
     }
     f
 }
@@ -207,13 +342,58 @@ fn cgroup(facts: &Facts) -> Finding {
     let mut f = Finding::new("cgroup");
     match (&facts.controllers, facts.cgroup2) {
         (_, false) => {
-            f.problem("not version 2", &["sudo grubby --update-kernel=ALL --args=systemd.unified_cgroup_hierarchy=1"]);
+            let args = "systemd.unified_cgroup_hierarchy=1";
+            f.problem(
+                "not version 2",
+                &[&match facts.packages.0 {
+                    "sudo dnf install" => format!("sudo grubby --update-kernel=ALL --args={args}"),
+                    _ => format!("# boot with {args} (kernel's command line)"),
+                }],
+            );
         }
         (None, true) => {
-            let remedy = format!("sudo loginctl enable-linger {}", shell(&facts.user));
+            let name = facts.user.as_ref().map_or("USER", |(name, ..)| name);
+            let remedy = format!("sudo loginctl enable-linger {}", shell(name));
             f.warn("no systemd user manager, which delegates controllers", &[&remedy]);
         }
         (Some(list), true) => judge_controllers(&mut f, list),
+    }
+    f
+}
+
+fn session(facts: &Facts) -> Finding {
+    let mut f = Finding::new("session");
+    match &facts.runtime_dir {
+        (dir, true) => f.note(&format!("XDG_RUNTIME_DIR {dir}")),
+        (dir, false) => {
+            let what = if dir.is_empty() { "is not set" } else { "cannot be written to" };
+            let remedy = format!("export XDG_RUNTIME_DIR=/run/user/{}  # logging in makes it, su not", facts.uid);
+            f.warn(&format!("XDG_RUNTIME_DIR {dir} {what}").replace("  ", " "), &[&remedy]);
+        }
+    }
+    if !facts.lingers {
+        let name = facts.user.as_ref().map_or("USER", |(name, ..)| name);
+        f.warn("no linger: the node ends when you log out", &[&format!("sudo loginctl enable-linger {}", shell(name))]);
+    }
+    f
+}
+
+fn network(facts: &Facts) -> Finding {
+    let mut f = Finding::new("network");
+    if !facts.missing.is_empty() {
+        let list = facts.missing.join(" ");
+        let keep = format!("printf '%s\\n' {list} | sudo tee /etc/modules-load.d/usernetes.conf");
+        f.warn(&format!("not loaded: {list}"), &[&format!("sudo modprobe -a {list}"), &keep]);
+    }
+    if facts.rp_filter == "1" {
+        let keep = "echo net.ipv4.conf.default.rp_filter=2 | sudo tee /etc/sysctl.d/99-usernetes.conf";
+        f.warn(
+            "net.ipv4.conf.default.rp_filter is 1: packets between nodes are dropped",
+            &[keep, "sudo sysctl --system"],
+        );
+    }
+    if f.found.is_empty() {
+        f.note("modules and rp_filter are as Kubernetes' networks need them");
     }
     f
 }
@@ -230,9 +410,20 @@ fn fuse(facts: &Facts) -> Finding {
 
 fn engine(facts: &Facts) -> Finding {
     let mut f = Finding::new("engine");
+    let works = facts.engines.iter().any(|(_, is)| matches!(is, Some(Ok(true)) | None));
+    for (name, rootless) in &facts.engines {
+        match rootless {
+            Some(Ok(true)) => f.note(&format!("{name}, rootless")),
+            Some(Ok(false)) => f.note(&format!("{name}, not rootless")),
+            Some(Err(why)) if !works => f.note(&format!("{name} does not answer: {why}")),
+            Some(Err(_)) => f.note(&format!("{name} does not answer")),
+            None => f.note(name),
+        }
+    }
     match facts.engines[..] {
-        [] => f.problem("no podman, docker or nerdctl to run the node", &["sudo apt-get install podman"]),
-        _ => f.note(&facts.engines.join(", ")),
+        [] => f.problem("no podman, docker or nerdctl to run the node", &[&format!("{} podman", facts.packages.0)]),
+        [(name, _), ..] if !works => f.problem("no rootless engine answers", &[&format!("{name} info")]),
+        _ => {}
     }
     f
 }
@@ -247,21 +438,34 @@ mod tests {
         Tool { name, path: Some(format!("/usr/bin/{name}")), privileged: true }
     }
 
+    fn ids(count: u32) -> Subordinate {
+        Subordinate { ranges: vec![100_000..=99_999 + count], ..Subordinate::default() }
+    }
+
     fn good() -> Facts {
         Facts {
-            user: "alice".into(),
+            machine: true,
+            user: Ok(("alice".into(), 1000, Some(100))),
             uid: 1000,
+            login: "alice".into(),
             source: None,
-            subuids: Subordinate { count: 2048, free: 167_584 },
-            subgids: Subordinate { count: 2048, free: 165_536 },
+            subuids: ids(2048),
+            subgids: ids(2048),
+            free: 165_536,
             tools: [tool("newuidmap"), tool("newgidmap")],
+            mapped: Some(Ok(())),
             limits: Limits { most: Some(96365), apparmor: Some(1), clone: None },
             kernel: Kernel { release: "6.18.44".into(), ..GOOD },
             supervised: false,
             cgroup2: true,
             controllers: Some("cpuset cpu io memory pids".into()),
+            runtime_dir: ("/run/user/1000".into(), true),
+            lingers: true,
+            missing: vec![],
+            rp_filter: "2".into(),
             fuse: true,
-            engines: vec!["podman", "docker"],
+            engines: vec![("podman", Some(Ok(true))), ("docker", Some(Ok(false)))],
+            packages: ("sudo apt-get install", "uidmap"),
         }
     }
 
@@ -280,14 +484,17 @@ mod tests {
     fn a_good_account() {
         let expected = "\
 ok       ids         2048 subordinate uids and 2048 gids for alice
-ok       newuidmap   /usr/bin/newuidmap; /usr/bin/newgidmap
+ok       newuidmap   /usr/bin/newuidmap; /usr/bin/newgidmap; they make the
+                     planned map
 ok       namespaces  this user makes user namespaces (limit 96365)
 ok       kernel      6.18.44; new mounts; overlay; seccomp notification;
                      idmapped mounts
 ok       others      no seccomp listener in the way
 ok       cgroup      version 2 with cpu, memory and pids
+ok       session     XDG_RUNTIME_DIR /run/user/1000
+ok       network     modules and rp_filter are as Kubernetes' networks need them
 ok       fuse        /dev/fuse
-ok       engine      podman, docker
+ok       engine      podman, rootless; docker, not rootless
 ";
         assert_eq!(text(&good()), expected);
         assert_eq!(worst(&findings(&good())), State::Ok);
@@ -296,9 +503,10 @@ ok       engine      podman, docker
     #[test]
     fn an_account_with_nothing() {
         let facts = Facts {
-            subuids: Subordinate { count: 0, free: 165_536 },
+            subuids: Subordinate::default(),
             subgids: Subordinate::default(),
             tools: ["newuidmap", "newgidmap"].map(|name| Tool { name, path: None, privileged: false }),
+            mapped: None,
             kernel: Kernel {
                 namespaces: libc::EACCES,
                 mounts: NOT_TRIED,
@@ -309,8 +517,13 @@ ok       engine      podman, docker
             },
             cgroup2: false,
             controllers: None,
+            runtime_dir: (String::new(), false),
+            lingers: false,
+            missing: vec!["br_netfilter", "vxlan"],
+            rp_filter: "1".into(),
             fuse: false,
             engines: vec![],
+            packages: ("sudo dnf install", "shadow-utils"),
             ..good()
         };
         let expected = "\
@@ -318,7 +531,7 @@ problem  ids         0 subordinate uids and 0 gids for alice
          echo alice:165536:2048 | sudo tee -a /etc/subuid
          echo alice:165536:2048 | sudo tee -a /etc/subgid
 problem  newuidmap   newuidmap is not installed; newgidmap is not installed
-         sudo apt-get install uidmap
+         sudo dnf install shadow-utils
 problem  namespaces  this user makes no user namespaces: Permission denied
          sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0
 ok       kernel      6.18.44; seccomp notification
@@ -326,40 +539,88 @@ ok       others      no seccomp listener in the way
 problem  cgroup      not version 2
          sudo grubby --update-kernel=ALL \\
            --args=systemd.unified_cgroup_hierarchy=1
+warning  session     XDG_RUNTIME_DIR is not set; no linger: the node ends when
+                     you log out
+         export XDG_RUNTIME_DIR=/run/user/1000  # logging in makes it, su not
+         sudo loginctl enable-linger alice
+warning  network     not loaded: br_netfilter vxlan;
+                     net.ipv4.conf.default.rp_filter is 1: packets between nodes
+                     are dropped
+         sudo modprobe -a br_netfilter vxlan
+         printf '%s\\n' br_netfilter vxlan | sudo tee \\
+           /etc/modules-load.d/usernetes.conf
+         echo net.ipv4.conf.default.rp_filter=2 | sudo tee \\
+           /etc/sysctl.d/99-usernetes.conf
+         sudo sysctl --system
 warning  fuse        no /dev/fuse for fuse-overlayfs
          sudo modprobe fuse && sudo chmod 666 /dev/fuse
 problem  engine      no podman, docker or nerdctl to run the node
-         sudo apt-get install podman
+         sudo dnf install podman
 ";
         assert_eq!(text(&facts), expected);
     }
 
     #[test]
-    fn single_changes() {
+    fn what_newuidmap_judges() {
         let expected = "\
 warning  ids         2048 subordinate uids and 16 gids for alice: few
-         echo alice:167584:2048 | sudo tee -a /etc/subgid
+         echo alice:165536:2048 | sudo tee -a /etc/subgid
 ";
-        assert_eq!(one("ids", |f| f.subgids.count = 16), expected);
-        let elsewhere = |f: &mut Facts| {
-            f.subuids.count = 0;
-            f.source = Some("sss".into());
-        };
+        assert_eq!(one("ids", |f| f.subgids = ids(16)), expected);
         let expected = "\
-warning  ids         subordinate ids come from sss, and cannot be counted here
-         getsubids alice
-         getsubids -g alice
+warning  ids         2048 subordinate uids and 16 gids for alice: few
+         # have sss give more of them (nsswitch.conf)
 ";
+        let elsewhere = |f: &mut Facts| (f.subgids, f.source) = (ids(16), Some("sss".into()));
         assert_eq!(one("ids", elsewhere), expected);
+        let expected = "\
+problem  ids         /etc/subuid: line 3, \"alice:101000:2048\": overlaps another
+                     line of this user: newuidmap refuses it
+         sudoedit /etc/subuid
+";
+        let why = "/etc/subuid: line 3, \"alice:101000:2048\": overlaps another line of this user";
+        assert_eq!(one("ids", |f| f.subuids.refused = Some(why.into())), expected);
+        let unknown = one("ids", |f| (f.subuids.refused, f.source) = (Some("x".into()), Some("sss".into())));
+        assert_eq!(unknown, "warning  ids         x\n         getsubids alice\n");
+        let blank = one("ids", |f| f.subgids.ignored = vec!["/etc/subgid: line 1".into()]);
+        let expected = "\
+warning  ids         /etc/subgid: line 1: newuidmap passes over it; 2048
+                     subordinate uids and 2048 gids for alice
+         sudoedit /etc/subgid
+";
+        assert_eq!(blank, expected);
+        let nobody = one("ids", |f| f.user = Err("there is no user \"1000\"".into()));
+        assert_eq!(nobody, "problem  ids         there is no user \"1000\"\n         getent passwd 1000\n");
+        let expected = "\
+warning  ids         USER is b\\nob, and Podman takes that one's ids; 2048
+                     subordinate uids and 2048 gids for alice
+         export USER=alice
+";
+        assert_eq!(one("ids", |f| f.login = "b\nob".into()), expected);
         let root = one("ids", |f| f.uid = 0);
         assert!(root.starts_with("warning  ids         this is root: ask as the user who is to start the node;\n"));
-        assert!(one("ids", |f| f.user = "a b".into()).contains("for a b\n"));
+        assert!(one("ids", |f| f.user = Ok(("a b".into(), 1000, None))).contains("for a b\n"));
+        let expected = "\
+problem  newuidmap   /usr/bin/newuidmap; /usr/bin/newgidmap; newuidmap: write to
+                     uid_map failed: Operation not permitted
+         uid-nri-plugin plan  # the map that was tried
+         id; findmnt -T /usr/bin  # its group, and nosuid
+";
+        let said = "newuidmap: write to uid_map failed: Operation not permitted";
+        assert_eq!(one("newuidmap", |f| f.mapped = Some(Err(said.into()))), expected);
         let expected = "\
 problem  newuidmap   /usr/bin/newuidmap; /usr/bin/newgidmap is neither set-uid
                      root nor has capabilities
          sudo chmod u+s /usr/bin/newgidmap
 ";
-        assert_eq!(one("newuidmap", |f| f.tools[1].privileged = false), expected);
+        let plain = |f: &mut Facts| (f.tools[1].privileged, f.mapped) = (false, None);
+        assert_eq!(one("newuidmap", plain), expected);
+    }
+
+    #[test]
+    fn single_changes() {
+        let inside = findings(&Facts { machine: false, ..good() });
+        assert_eq!((inside[0].name, inside[0].state, inside.len()), ("place", State::Warning, 11));
         let expected = "\
 warning  namespaces  only 10 user namespaces are allowed
          sudo sysctl -w user.max_user_namespaces=65536
@@ -371,34 +632,49 @@ warning  cgroup      no systemd user manager, which delegates controllers
 ";
         assert_eq!(one("cgroup", |f| f.controllers = None), expected);
         assert!(one("cgroup", |f| f.controllers = Some("memory pids".into())).contains("version 2 without cpu\n"));
+        let boot = "         # boot with systemd.unified_cgroup_hierarchy=1 (kernel's command line)\n";
+        assert!(one("cgroup", |f| f.cgroup2 = false).ends_with(boot));
+        let closed = one("session", |f| f.runtime_dir.1 = false);
+        assert!(closed.contains("XDG_RUNTIME_DIR /run/user/1000 cannot be written to\n"), "{closed}");
         let unneeded = one("fuse", |f| f.fuse = false);
         assert_eq!(unneeded, "ok       fuse        no /dev/fuse, and none needed: overlay works\n");
         assert!(one("others", |f| f.kernel.listener = libc::EBUSY).starts_with("warning  others      "));
+        let dead = |f: &mut Facts| {
+            f.engines = vec![("docker", Some(Err("Cannot connect".into()))), ("podman", Some(Ok(false)))]
+        };
+        let expected = "\
+problem  engine      docker does not answer: Cannot connect; podman, not
+                     rootless; no rootless engine answers
+         docker info
+";
+        assert_eq!(one("engine", dead), expected);
+        let one_works = |f: &mut Facts| f.engines[1].1 = Some(Err("Cannot connect".into()));
+        assert_eq!(one("engine", one_works), "ok       engine      podman, rootless; docker does not answer\n");
+        assert_eq!(one("engine", |f| f.engines = vec![("docker", None)]), "ok       engine      docker\n");
     }
 
     #[test]
-    fn ranges_are_counted() {
-        let text = "# users\nalice:100000:2048\n\nbob:200000:65536\n1000:300000:10\n alice:400000:1 \n\
-            alice:x:1\nalice:-1:1\nalice:4294967295:4294967295\nalice\nalice:1:18446744073709551616\n";
-        let found = Subordinate::parse(text, "alice", 1000);
-        assert_eq!(found, Subordinate { count: 2059, free: 400_001 });
-        assert_eq!(Subordinate::parse(text, "bob", 1001).count, 65536);
-        assert_eq!(Subordinate::parse(text, "carol", 1002).count, 0);
-        assert_eq!(Subordinate::parse("\u{0}::\u{fffd}", "", 0), Subordinate::default());
+    fn a_place_for_ids_is_found() {
+        let files = "alice:100000:2048\n\nx:x:1\nbob:104096:65536\n\ncarol:102048:1\n";
+        assert_eq!((free("", [0, 0]), free(files, [0, 0])), (100_000, 169_632));
+        assert_eq!((free(files, [170_000, 0]), free(files, [0, 171_679])), (170_001, 171_680));
+        assert_eq!(free("a:0:4294967295", [0, 0]), 4_294_967_295);
     }
 
     #[test]
-    fn names_and_sources_are_read() {
-        assert_eq!(source("passwd: files\nsubid: sss # central\n").as_deref(), Some("sss"));
-        assert_eq!(source("passwd: files\nsubid:  files\n"), None);
-        assert_eq!(source(""), None);
+    fn distributions_are_known() {
+        let of = |text: &str| packages(text).0;
+        assert_eq!(packages("NAME=x\nID=debian\n"), ("sudo apt-get install", "uidmap"));
+        assert_eq!(of("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), "sudo dnf install");
+        assert_eq!(of("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n"), "sudo zypper install");
+        assert_eq!((of("ID=ubuntu\nID_LIKE=debian"), of("VERSION_ID=debian")), ("sudo apt-get install", "# install"));
     }
 
-    /// On whatever machine and as whoever this runs: eight lines.
+    /// On whatever machine and as whoever this runs: ten lines.
     #[test]
     fn facts_are_gathered() {
         let found = findings(&Facts::gather());
-        assert_eq!(found.len(), 8);
+        assert_eq!(found.len(), 10);
         for f in found {
             assert!(!f.found.is_empty() && (f.state == State::Ok) == f.remedy.is_empty(), "{f:?}");
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::Finding;
+use super::programs::read;
 use crate::map::cut;
 use crate::pod::presence;
 use crate::sys::seccomp::{ALLOW, Insn};
@@ -27,6 +28,10 @@ pub struct Kernel {
     pub mounts: Errno,
     /// Overlay file systems in user namespaces (Linux 5.11).
     pub overlay: Errno,
+    /// In an overlay on a tmpfs, a new folder in place of one that the image had (Linux 6.6).
+    pub replaced: Errno,
+    /// Debian's way to have overlay before 5.11 is there, and not taken.
+    pub permits: bool,
     /// A tmpfs with mapped ids (Linux 6.3).
     pub idmapped: Errno,
     /// A seccomp filter with a listener; EBUSY: one is on this process already.
@@ -46,13 +51,14 @@ impl Kernel {
     pub fn gather(ids: Option<(u32, u32)>) -> Kernel {
         let tried = probe::in_child(|| try_all(ids));
         let failed = probe::errno(&tried);
-        let [namespaces, mounts, idmapped, overlay, listener] =
-            tried.unwrap_or([failed, NOT_TRIED, NOT_TRIED, NOT_TRIED, NOT_TRIED]);
+        let [namespaces, mounts, idmapped, overlay, replaced, listener] = tried.unwrap_or(none(failed));
         Kernel {
             release: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "?".into(), |r| cut(r.trim())),
             namespaces,
             mounts,
             overlay,
+            replaced,
+            permits: read(PERMITS, 8).starts_with('N'),
             idmapped,
             listener,
             notification: probe::has_notification(),
@@ -75,6 +81,7 @@ impl Kernel {
         match self.overlay {
             0 => f.note("overlay"),
             NOT_TRIED => {}
+            libc::EPERM if self.permits => f.warn("overlay in user namespaces is switched off", &PERMIT),
             e => f.warn(
                 &format!("no overlay in user namespaces (5.11): {}", errno_text(e)),
                 &["# have containerd use its native snapshotter, or fuse-overlayfs"],
@@ -91,7 +98,8 @@ impl Kernel {
         }
         match self.idmapped {
             0 => f.note("idmapped mounts"),
-            NOT_TRIED => {}
+            // No namespace more is allowed, which is told elsewhere.
+            NOT_TRIED | libc::ENOSPC => {}
             e => f.note(&format!("no idmapped mounts (6.3): {}", errno_text(e))),
         }
         f
@@ -116,6 +124,13 @@ impl Kernel {
     }
 }
 
+/// Of Debian's kernels before 5.11; it cannot be written to.
+const PERMITS: &str = "/sys/module/overlay/parameters/permit_mounts_in_userns";
+const PERMIT: [&str; 2] = [
+    "echo options overlay permit_mounts_in_userns=1 | sudo tee /etc/modprobe.d/overlay.conf",
+    "sudo modprobe -r overlay && sudo modprobe overlay",
+];
+
 /// What takes a container engine's seccomp profile away.
 pub const UNCONFINED: &str = "podman run --security-opt seccomp=unconfined IMAGE  # on the host";
 
@@ -126,20 +141,26 @@ pub fn errno_text(errno: Errno) -> String {
     text.split('(').next().unwrap_or_default().trim_end().to_owned()
 }
 
+/// Nothing but the namespaces was tried.
+fn none(namespaces: Errno) -> [Errno; 6] {
+    [namespaces, NOT_TRIED, NOT_TRIED, NOT_TRIED, NOT_TRIED, NOT_TRIED]
+}
+
 /// In the child. The order matters: the last steps hide /proc and cannot be undone.
-fn try_all(ids: Option<(u32, u32)>) -> [Errno; 5] {
+fn try_all(ids: Option<(u32, u32)>) -> [Errno; 6] {
     let entered = probe::new_namespaces(ids.is_some()).and_then(|()| map_root(ids));
     if entered.is_err() {
-        return [probe::errno(&entered), NOT_TRIED, NOT_TRIED, NOT_TRIED, NOT_TRIED];
+        return none(probe::errno(&entered));
     }
     let tmpfs = mount::fresh(c"tmpfs", false);
     let idmapped = if tmpfs.is_ok() { probe::errno(&try_idmapped()) } else { NOT_TRIED };
     let mounts = probe::errno(&tmpfs);
-    let overlay = tmpfs.map_or(NOT_TRIED, |tmpfs| probe::errno(&try_overlay(tmpfs)));
+    // containerd asks for extended attributes that users may set, where there are such.
+    let [overlay, replaced] = tmpfs.map_or([NOT_TRIED; 2], |tmpfs| try_overlay(tmpfs, &["userxattr,", ""]));
     let filter = Insn { code: 6, jt: 0, jf: 0, k: ALLOW }; // BPF_RET | BPF_K
     let listener = if ids.is_some() { probe::no_new_privileges() } else { Ok(()) };
     let listener = listener.and_then(|()| seccomp::install(&[filter]));
-    [0, mounts, idmapped, overlay, probe::errno(&listener)]
+    [0, mounts, idmapped, overlay, replaced, probe::errno(&listener)]
 }
 
 fn map_root(ids: Option<(u32, u32)>) -> io::Result<()> {
@@ -159,16 +180,28 @@ fn try_idmapped() -> io::Result<()> {
     probe::map_mount(tmpfs.as_fd(), user.as_fd())
 }
 
-/// /proc is a folder that is there for sure, and nobody else sees it covered.
-fn try_overlay(tmpfs: std::os::fd::OwnedFd) -> io::Result<()> {
-    let root = file::open_dir("/")?;
-    mount::attach(tmpfs, root.as_fd(), "proc")?;
-    for dir in ["lower", "upper", "work", "merged"] {
-        fs::create_dir(format!("/proc/{dir}"))?;
+/// With the first of these options that is taken. /proc is a folder that is there for sure, and nobody else sees it covered.
+fn try_overlay(tmpfs: std::os::fd::OwnedFd, options: &[&str]) -> [Errno; 2] {
+    let mounted = || -> io::Result<()> {
+        mount::attach(tmpfs, file::open_dir("/")?.as_fd(), "proc")?;
+        for dir in ["lower", "lower/old", "upper", "work", "merged"] {
+            fs::create_dir(format!("/proc/{dir}"))?;
+        }
+        let layers = "lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work";
+        let mut trials =
+            options.iter().map(|option| probe::mount_overlay("/proc/merged", &format!("{option}{layers}")));
+        trials.find(|tried| tried.is_ok()).unwrap_or_else(|| Err(io::Error::last_os_error()))?;
+        fs::write("/proc/merged/file", "")?;
+        fs::metadata("/proc/upper/file").map(drop)
+    };
+    let mounted = mounted();
+    if mounted.is_err() {
+        return [probe::errno(&mounted), NOT_TRIED];
     }
-    probe::mount_overlay("/proc/merged", "lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work")?;
-    fs::write("/proc/merged/file", "")?;
-    fs::metadata("/proc/upper/file").map(drop)
+    let replaced = fs::remove_dir("/proc/merged/old")
+        .and_then(|()| fs::create_dir("/proc/merged/new"))
+        .and_then(|()| fs::rename("/proc/merged/new", "/proc/merged/old"));
+    [0, probe::errno(&replaced)]
 }
 
 #[cfg(test)]
@@ -181,6 +214,8 @@ pub mod tests {
         namespaces: 0,
         mounts: 0,
         overlay: 0,
+        replaced: 0,
+        permits: false,
         idmapped: 0,
         listener: 0,
         notification: true,
@@ -257,6 +292,32 @@ problem  kernel      5.10.0; fsopen fails: Operation not permitted; no overlay
             [probe::errno(&listener), second]
         });
         assert_eq!(found.unwrap(), [0, libc::EBUSY]);
+    }
+
+    #[test]
+    fn what_is_no_lack_of_the_kernel() {
+        // The one namespace that is allowed was used for the trial.
+        let one = Kernel { idmapped: libc::ENOSPC, ..kernel("6.18.44") }.finding();
+        assert_eq!((one.state, one.found.contains("idmapped")), (State::Ok, false));
+        let expected = "\
+warning  kernel      5.10.0; new mounts; overlay in user namespaces is switched
+                     off; seccomp notification; idmapped mounts
+         echo options overlay permit_mounts_in_userns=1 | sudo tee \\
+           /etc/modprobe.d/overlay.conf
+         sudo modprobe -r overlay && sudo modprobe overlay
+";
+        let debian = Kernel { overlay: libc::EPERM, permits: true, ..kernel("5.10.0") };
+        assert_eq!(debian.finding().text(), expected);
+    }
+
+    /// A tmpfs without attributes that users may set, as before Linux 6.6, is like one of which containerd uses none.
+    #[test]
+    fn a_folder_that_cannot_be_replaced_is_found() {
+        let found = probe::in_child(|| {
+            probe::new_namespaces(true).and_then(|()| map_root(Some((0, 0)))).unwrap();
+            try_overlay(mount::fresh(c"tmpfs", false).unwrap(), &[""])
+        });
+        assert_eq!(found.unwrap(), [0, libc::EXDEV]);
     }
 
     /// As root on a kernel that has everything; and nothing of it is left behind.

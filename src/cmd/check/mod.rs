@@ -5,11 +5,12 @@ mod facts;
 mod host;
 mod kernel;
 mod node;
-mod programs;
+pub mod programs;
 
 use lexopt::prelude::*;
 
 use super::json::quote;
+use crate::map::printable;
 
 /// What `check --help` prints.
 pub const HELP: &str = "\
@@ -20,7 +21,7 @@ Usage: uid-nri-plugin check [--host] [--json]
 Says of a node whether pods can use any id in it: one line a finding, ok,
 warning or problem, and below it a remedy to paste. Run it inside the node, as
 its root; or with --host before there is one, as the user who is to start it.
-Everything is tried out, and nothing is changed.
+Everything is tried out, with newuidmap and newgidmap too, and nothing changed.
 
 Options:
       --host     check the account and the machine instead of the node
@@ -30,8 +31,9 @@ Options:
 In a node: ids (its maps and pools), root (its rights, user namespaces),
 sandboxes (the pause image's id), kernel, containerd, kubelet (is it under
 supervise), plugin, runtime (runc or crun), others (what is in the way),
-journald, cgroup. On a host: ids (subuid, subgid), newuidmap, namespaces,
-kernel, others, cgroup, fuse, engine.
+journald, cgroup. On a host: ids (what getsubids lists, or subuid and subgid),
+newuidmap, namespaces, kernel, others, cgroup, session (XDG_RUNTIME_DIR,
+linger), network (modules, rp_filter), fuse, engine (is it rootless).
 
 Where containerd runs under supervise, a pod whose own seccomp profile
 notifies does not start (EBUSY): the kernel allows one listener.
@@ -41,8 +43,8 @@ Examples:
   podman exec node uid-nri-plugin check
   uid-nri-plugin check --json | jq -r '.checks[].remedy // empty'
 
-Exit status: 0 all is ok, 1 there are warnings, 2 there are problems. What
-keeps every pod from starting is a problem.
+Exit status: 0 all is ok, 1 there are warnings, 2 there are problems, 3 it
+could not run. What keeps every pod from starting is a problem.
 ";
 
 /// The text of the plugin's configuration on this node; empty if there is none.
@@ -125,7 +127,7 @@ impl Finding {
             self.found.push_str("; ");
         }
         // Names of files and what programs print may hold anything.
-        self.found.extend(what.chars().map(|c| if c.is_control() { '?' } else { c }));
+        self.found += &printable(what);
     }
 
     /// Adds something that is not, with what to do.
@@ -264,14 +266,14 @@ mod tests {
         f.problem("a third", &["a 'b c' d", "e"]);
         let expected = "\
 problem  plugin      /opt/nri/plugins/00-uid-mapper; no instance acts, and
-                     nobody knows why that is so?[2J; a third
+                     nobody knows why that is so\\u{1b}[2J; a third
          systemctl restart containerd
          a 'b c' d
          e
 ";
         assert_eq!(f.text(), expected);
         let expected = "{\"checks\":[{\"name\":\"plugin\",\"state\":\"problem\",\"found\":\"/opt/nri/plugins/00-uid-mapper; \
-            no instance acts, and nobody knows why that is so?[2J; a third\",\"remedy\":\"systemctl restart containerd\\n\
+            no instance acts, and nobody knows why that is so\\\\u{1b}[2J; a third\",\"remedy\":\"systemctl restart containerd\\n\
             a 'b c' d\\ne\"},{\"name\":\"x\",\"state\":\"ok\",\"found\":\"\",\"remedy\":null}],\"state\":\"problem\"}\n";
         let all = [f, Finding::new("x")];
         assert_eq!(json(&all, worst(&all)), expected);

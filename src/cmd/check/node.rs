@@ -1,12 +1,12 @@
 //! The findings about a node, from inside it.
 
-use super::facts::{Facts, OLD_FOLDER, SPARE, folder};
+use super::facts::{Facts, OLD_FOLDER, SPARE, folder, is_machine};
 use super::kernel::errno_text;
 use super::programs::Kind;
 use super::{Finding, State, shell};
 use crate::map::cut;
 use crate::map::pool::NodeIds;
-use crate::pod::policy;
+use crate::pod::{policy, presence};
 
 /// What the stock pause image runs as, user and group.
 const PAUSE: u32 = 65535;
@@ -21,6 +21,11 @@ const NODE: [&str; 3] = [
 
 /// Gathers and judges.
 pub fn check() -> Vec<Finding> {
+    if is_machine() && presence::running("kubelet").is_none() {
+        let mut f = Finding::new("node");
+        f.problem("this is no node, but the machine itself", &["uid-nri-plugin check --host"]);
+        return vec![f];
+    }
     // Facts are needed to the end of the process, and not dropped one by one.
     findings(Box::leak(Box::new(Facts::gather())))
 }
@@ -163,24 +168,15 @@ fn kernel(facts: &Facts) -> Finding {
 
 const RESTART: &str = "systemctl restart containerd";
 
-/// How to get a later containerd.
-fn upgrade() -> Vec<String> {
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    vec![
-        "u=https://github.com/containerd/containerd/releases/download/v2.3.4".into(),
-        format!("curl -fsSL $u/containerd-2.3.4-linux-{arch}.tar.gz | tar -xzC /usr/local"),
-        RESTART.into(),
-    ]
-}
+/// A node's programs are those of its image.
+const NEWER: &str = "# take a node image with containerd 2.3 and runc 1.2 or later";
 
 fn containerd(facts: &Facts) -> Finding {
     let c = &facts.containerd;
     let mut f = Finding::new("containerd");
-    let upgrade = upgrade();
-    let upgrade: Vec<&str> = upgrade.iter().map(String::as_str).collect();
     let version = match &c.version {
         None => {
-            f.problem("containerd is not installed", &upgrade);
+            f.problem("containerd is not installed", &[NEWER]);
             return f;
         }
         Some(Err(e)) => {
@@ -197,9 +193,13 @@ fn containerd(facts: &Facts) -> Finding {
     match (runtime.takes_namespaces, runtime.tells_user) {
         _ if facts.needs_nothing() => {}
         (true, true) => f.note("namespaces can be adjusted"),
-        (true, false) => f.warn("does not tell who a container runs as (2.3): only annotated ids work", &upgrade),
-        (false, _) if c.supervised => f.warn("takes no namespaces from plugins (2.2): ids are folded only", &upgrade),
-        (false, _) => f.problem("takes no namespaces from plugins (2.2)", &upgrade),
+        (true, false) => f.warn("does not tell who a container runs as (2.3): only annotated ids work", &[NEWER]),
+        (false, _) if c.supervised => f.warn("takes no namespaces from plugins (2.2): ids are folded only", &[NEWER]),
+        (false, _) => f.problem("takes no namespaces from plugins (2.2)", &[NEWER]),
+    }
+    if let (Some(root), libc::EXDEV) = (&facts.tmpfs, facts.kernel.replaced) {
+        let text = format!("its root, {root}, is a tmpfs, where containers cannot replace folders of an image (EXDEV)");
+        f.warn(&text, &["# keep it on a disk, or boot a kernel of 6.6 or later on the host"]);
     }
     if c.pid.is_none() {
         f.problem("it does not run: no pod starts", &["systemctl start containerd"]);
@@ -327,15 +327,8 @@ fn plugin(facts: &Facts) -> Finding {
 
 fn runtime(facts: &Facts) -> Finding {
     let mut f = Finding::new("runtime");
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let get = |path: &str| {
-        let url = "u=https://github.com/opencontainers/runc/releases/download/v1.4.3";
-        [url.to_owned(), format!("curl -fsSL $u/runc.{arch} | install -m755 /dev/stdin {}", shell(path))]
-    };
-    let lines = get(facts.runtime.as_ref().map_or("/usr/local/sbin/runc", |r| &r.path));
-    let lines = [lines[0].as_str(), lines[1].as_str()];
     let Some(runtime) = &facts.runtime else {
-        f.problem("neither runc nor crun is installed", &lines);
+        f.problem("neither runc nor crun is installed", &[NEWER]);
         return f;
     };
     let (name, version) = match &runtime.version {
@@ -349,10 +342,10 @@ fn runtime(facts: &Facts) -> Finding {
     f.note(&format!("{name} {version}"));
     // crun: 1.8.1 was seen to join a namespace and take its map.
     match (name.as_str(), policy::major_minor(version)) {
-        ("runc", Some(v)) if v < (1, 2) => f.problem("takes no map from a namespace that it joins (1.2)", &lines),
+        ("runc", Some(v)) if v < (1, 2) => f.problem("takes no map from a namespace that it joins (1.2)", &[NEWER]),
         ("crun", Some(v)) if v < (1, 8) => f.warn("older than what was tried (1.8)", &["crun --version"]),
         ("runc" | "crun", Some(_)) => f.note("takes the map of a namespace that it joins"),
-        _ => f.warn("is not known to take the map of a namespace that it joins", &lines),
+        _ => f.warn("is not known to take the map of a namespace that it joins", &[NEWER]),
     }
     f
 }
@@ -406,9 +399,7 @@ fn journald(facts: &Facts) -> Finding {
 fn cgroup(facts: &Facts) -> Finding {
     let mut f = Finding::new("cgroup");
     match &facts.controllers {
-        None => {
-            f.problem("not version 2", &["sudo grubby --update-kernel=ALL --args=systemd.unified_cgroup_hierarchy=1"])
-        }
+        None => f.problem("not version 2", &["uid-nri-plugin check --host  # on the host: how it becomes that"]),
         Some(list) => judge_controllers(&mut f, list),
     }
     f

@@ -189,7 +189,7 @@ pub fn find(name: &str) -> Option<String> {
 }
 
 fn output(program: &str) -> Result<String, String> {
-    pipe::output(program, &[c"--version"]).map_err(|e| e.to_string())
+    pipe::output(program, &["--version"]).map_err(|e| e.to_string())
 }
 
 /// `containerd github.com/containerd/containerd/v2 v2.3.4 …`: the third word.

@@ -136,6 +136,11 @@ func addUser(etc, home string) error {
 // Close ends the user and every process of it.
 func (a *Account) Close() { a.node.Close() }
 
+// WriteFile replaces a file of the machine as the user sees it, such as /etc/subuid.
+func (a *Account) WriteFile(path, text string) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/root%s", a.stage, path), []byte(text), 0o644)
+}
+
 // Run runs a command as the user, with stdin, and returns what it wrote to stdout.
 func (a *Account) Run(stdin io.Reader, argv ...string) (string, error) {
 	cgroup, err := os.Open(a.node.cgroup)
