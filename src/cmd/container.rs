@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 
 use super::json::{Value, or_null, quote};
 use super::picture::{bars, paragraph, span};
-use super::source::{heading, pid, proc_map, put, read};
+use super::source::{Maps, heading, pid, proc_map, put, read};
 use crate::map::chain::bands;
-use crate::map::cut;
 use crate::map::idmap::{Extent, IdMap};
 use crate::map::ranges::Ranges;
+use crate::map::{cut, printable};
 use crate::pod::policy::ANNOTATION;
 use crate::pod::presence::shares_ours;
 use crate::pod::rundir::is_plain_name;
@@ -29,6 +29,8 @@ pub struct Container {
     pub id: String,
     /// The containerd namespace that it is in.
     pub namespace: String,
+    /// The pod's namespace and name, and the container's in it, as the CRI names them; empty elsewhere.
+    pub names: [String; 3],
     /// Its first process.
     pub pid: u32,
     /// Its user namespace, if it is not ours: the file that it was joined by, else that of the process.
@@ -56,7 +58,29 @@ pub struct Collision {
 /// Finds the container by its id, or the beginning of it that no other shares.
 pub fn find(state: &str, id: &str) -> Result<Container, String> {
     is_plain_name(id).map_err(|_| format!("{:?} is not a container id", cut(id)))?;
-    let (namespace, id) = bundle(state, id)?;
+    let mut found = bundles(state)?;
+    found.retain(|(_, name)| name.starts_with(id));
+    if found.iter().any(|(_, name)| name == id) {
+        found.retain(|(_, name)| name == id);
+    }
+    match (found.pop(), found.is_empty()) {
+        (Some(bundle), true) => load(state, bundle),
+        (Some(_), false) => Err(format!("several containers begin with {:?}", cut(id))),
+        (None, _) => Err(format!("no container {:?} runs under {state}", cut(id))),
+    }
+}
+
+/// Those that run with a user namespace of their own, by their names.
+pub fn all(state: &str) -> Result<Vec<Container>, String> {
+    let mut all: Vec<Container> = Vec::new();
+    for c in bundles(state)?.into_iter().filter_map(|bundle| load(state, bundle).ok()).filter(|c| c.own.is_some()) {
+        let at = all.iter().position(|other| other.names > c.names).unwrap_or(all.len());
+        all.insert(at, c);
+    }
+    Ok(all)
+}
+
+fn load(state: &str, (namespace, id): (String, String)) -> Result<Container, String> {
     let dir = format!("{state}/{namespace}/{id}");
     let config = read(&format!("{dir}/config.json"), MAX_CONFIG)?;
     let config = Value::parse(&config).map_err(|e| format!("{dir}/config.json: {e}"))?;
@@ -78,36 +102,32 @@ pub fn find(state: &str, id: &str) -> Result<Container, String> {
         (uids, gids) = (identity(&uids), identity(&gids));
     }
     let version = config.get("ociVersion").and_then(Value::text).unwrap_or("1.0.0").to_owned();
-    Ok(Container { collisions: collisions(&config), id, namespace, pid, own, version, uids, gids })
+    let name = |key| annotation(&config, &format!("io.kubernetes.cri.{key}")).unwrap_or_default().to_owned();
+    let names = ["sandbox-namespace", "sandbox-name", "container-name"].map(name);
+    Ok(Container { collisions: collisions(&config), id, namespace, names, pid, own, version, uids, gids })
 }
 
 fn identity(map: &IdMap) -> IdMap {
     IdMap::from_disjoint(map.extents().iter().map(|e| Extent { outside: e.inside, ..*e }).collect())
 }
 
-/// The containerd namespace and the whole id.
-fn bundle(state: &str, id: &str) -> Result<(String, String), String> {
-    let mut found = None;
-    let mut others = false;
+/// All bundles: the containerd namespace and the whole id.
+fn bundles(state: &str) -> Result<Vec<(String, String)>, String> {
+    let mut all = Vec::new();
     for namespace in fs::read_dir(state).map_err(|e| format!("cannot read {state:?}: {e}"))?.flatten() {
         for entry in fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
             let names = (namespace.file_name().into_string(), entry.file_name().into_string());
             let (Ok(namespace), Ok(name)) = names else { continue };
-            if name.starts_with(id) && is_plain_name(&name).is_ok() && is_plain_name(&namespace).is_ok() {
-                // An id that begins others counts itself.
-                let whole = |(_, name): &(String, String)| name == id;
-                match found.as_ref().map(whole) {
-                    Some(true) if name != id => {}
-                    Some(held) if held == (name == id) => others = true,
-                    _ => (found, others) = (Some((namespace, name)), false),
-                }
+            if is_plain_name(&name).is_ok() && is_plain_name(&namespace).is_ok() {
+                all.push((namespace, name));
             }
         }
     }
-    match found {
-        Some(_) if others => Err(format!("several containers begin with {:?}", cut(id))),
-        found => found.ok_or_else(|| format!("no container {:?} runs under {state}", cut(id))),
-    }
+    Ok(all)
+}
+
+fn annotation<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
+    config.at(&["annotations", key]).and_then(Value::text)
 }
 
 /// Whether the process is the container's: its cgroup has the container's name, or its root is the bundle's.
@@ -121,8 +141,7 @@ fn belongs(proc: &str, id: &str, bundle: &str) -> bool {
 
 /// What the plugin wrote to the annotation; what is not as it writes is left out.
 fn collisions(config: &Value) -> Vec<Collision> {
-    let note = config.at(&["annotations", &format!("{ANNOTATION}/collisions")]).and_then(Value::text);
-    let list = note.and_then(|text| Value::parse(text).ok());
+    let list = annotation(config, &format!("{ANNOTATION}/collisions")).and_then(|text| Value::parse(text).ok());
     let entry = |v: &Value| {
         Some(Collision {
             kind: if v.get("type")?.text()? == "gid" { "gid" } else { "uid" },
@@ -183,16 +202,64 @@ pub fn text(c: &Container, kinds: &[(&str, &IdMap, &IdMap)]) -> String {
     text
 }
 
+/// The table of containers: one or two lines each, with the ids that have another number in it than in the node, and the
+/// node's ids that do not exist in it. `nodes` are our own maps.
+pub fn table(all: &[Container], nodes: &Maps) -> String {
+    let mut rows = vec![["NAMESPACE", "POD", "CONTAINER", "MAP", "CLAIMED", "DISPLACED"].map(str::to_owned)];
+    for c in all {
+        for (kind, map, node) in c.kinds(nodes, false, true) {
+            let claimed = map.extents().iter().filter(|e| e.inside != e.outside);
+            let claimed = Ranges::new(claimed.map(|e| e.inside..=e.inside + (e.count - 1)).collect());
+            let [namespace, pod, name] = c.names.each_ref().map(|name| printable(name));
+            // Elsewhere than in Kubernetes it has only its id.
+            let name = if name.is_empty() { c.id.chars().take(12).collect() } else { name };
+            let kind = if kind == "id" { "both" } else { kind }.to_owned();
+            rows.push([namespace, pod, name, kind, claimed.to_string(), displaced(map, node).to_string()]);
+        }
+    }
+    for row in &mut rows {
+        row.iter_mut().filter(|cell| cell.is_empty()).for_each(|cell| cell.push('-'));
+    }
+    let widths: [usize; 5] = std::array::from_fn(|n| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
+            put(&mut text, format_args!("{cell:width$}  "));
+        }
+        put(&mut text, format_args!("{}\n", row[5]));
+    }
+    text
+}
+
+impl Container {
+    /// Its maps to show, with names, and beside them the node's: both, or one where they are equal and may be merged.
+    pub fn kinds<'a>(
+        &'a self,
+        node: &'a Maps,
+        gids_only: bool,
+        merge: bool,
+    ) -> Vec<(&'static str, &'a IdMap, &'a IdMap)> {
+        match (gids_only, merge && self.uids == self.gids && node.uids == node.gids) {
+            (true, _) => vec![("gid", &self.gids, &node.gids)],
+            (false, true) => vec![("id", &self.uids, &node.uids)],
+            (false, false) => vec![("uid", &self.uids, &node.uids), ("gid", &self.gids, &node.gids)],
+        }
+    }
+}
+
 /// The same as JSON.
 pub fn json(c: &Container, kinds: &[(&str, &IdMap, &IdMap)]) -> String {
     let (id, namespace, own) = (quote(&c.id), quote(&c.namespace), c.own.is_some());
     let mut text = format!("{{\"id\":{id},\"namespace\":{namespace},\"pid\":{},\"ownNamespace\":{own}", c.pid);
+    for (key, name) in ["podNamespace", "pod", "container"].iter().zip(&c.names) {
+        put(&mut text, format_args!(",\"{key}\":{}", quote(name)));
+    }
     for (kind, map, node) in kinds {
         let displaced = ranges_json(&displaced(map, node));
         put(&mut text, format_args!(",\"{kind}s\":{{\"map\":{},\"displaced\":{displaced}}}", map.oci()));
     }
     let collisions: Vec<String> = c.collisions.iter().map(Collision::json).collect();
-    format!("{text},\"collisions\":[{}]}}\n", collisions.join(","))
+    format!("{text},\"collisions\":[{}]}}", collisions.join(","))
 }
 
 /// Ranges as a JSON list.
@@ -223,6 +290,7 @@ pub mod tests {
         Container {
             id: "0123456789abcdef".repeat(4),
             namespace: "k8s.io".into(),
+            names: ["default", "user-20001", "app"].map(str::to_owned),
             pid: 4242,
             own: Some("/run/uid-nri-plugin/pods/p/0.user".into()),
             version: "1.3.0".into(),
@@ -261,15 +329,34 @@ collision  gid 52044 belongs on slot 848, but 50000 holds it: on slot 847
 "
         );
         assert!(json(&c, &kinds[1..]).ends_with(
-            "\"pid\":4242,\"ownNamespace\":true,\"gids\":{\"map\":[{\"containerID\":0,\"hostID\":0,\"size\":2048}],\"displaced\":[]},\
+            "\"pid\":4242,\"ownNamespace\":true,\"podNamespace\":\"default\",\"pod\":\"user-20001\",\"container\":\"app\",\"gids\":{\"map\":[{\"containerID\":0,\"hostID\":0,\"size\":2048}],\"displaced\":[]},\
              \"collisions\":[{\"type\":\"gid\",\"id\":52044,\"slot\":848,\"heldBy\":50000,\"movedTo\":847},\
              {\"type\":\"uid\",\"id\":12049,\"slot\":1809,\"heldBy\":10001,\"movedTo\":null},\
-             {\"type\":\"uid\",\"id\":7,\"slot\":3,\"heldBy\":null,\"movedTo\":null}]}\n"
+             {\"type\":\"uid\",\"id\":7,\"slot\":3,\"heldBy\":null,\"movedTo\":null}]}"
         ));
         let same = Container { own: None, ..c };
         assert!(
             text(&same, &[]).ends_with("\nit has no user namespace of its own: its ids are the node's (see show)\n")
         );
+    }
+
+    #[test]
+    fn containers_are_listed() {
+        let own = map("0 2937359488 2048");
+        let node = Maps { uids: own.clone(), gids: own, outside: "", own: true };
+        let elsewhere = Container { names: Default::default(), gids: container().uids, ..container() };
+        let hostile = Container { names: ["kube-system", "a\n\u{1b}[2J", "x"].map(str::to_owned), ..elsewhere.clone() };
+        assert_eq!(
+            table(&[container(), elsewhere, hostile], &node),
+            "\
+NAMESPACE    POD           CONTAINER     MAP   CLAIMED            DISPLACED
+default      user-20001    app           uid   10001,65532-65535  1809,2044-2047
+default      user-20001    app           gid   -                  -
+-            -             0123456789ab  both  10001,65532-65535  1809,2044-2047
+kube-system  a\\n\\u{1b}[2J  x             both  10001,65532-65535  1809,2044-2047
+"
+        );
+        assert_eq!(table(&[], &node), "NAMESPACE  POD  CONTAINER  MAP  CLAIMED  DISPLACED\n");
     }
 
     #[test]
@@ -290,7 +377,8 @@ collision  gid 52044 belongs on slot 848, but 50000 holds it: on slot 847
             fs::create_dir_all(&dir).unwrap();
             fs::write(
                 dir.join("config.json"),
-                "{\"ociVersion\":\"1.3.0\",\"linux\":{\"namespaces\":[{\"type\":\"pid\"}]}}",
+                "{\"ociVersion\":\"1.3.0\",\"linux\":{\"namespaces\":[{\"type\":\"pid\"}]},\"annotations\":\
+                 {\"io.kubernetes.cri.sandbox-name\":\"web\",\"io.kubernetes.cri.container-name\":\"app\"}}",
             )
             .unwrap();
             fs::write(dir.join("init.pid"), pid.to_string()).unwrap();
@@ -308,6 +396,9 @@ collision  gid 52044 belongs on slot 848, but 50000 holds it: on slot 847
             (found.id.as_str(), found.namespace.as_str(), found.pid, found.own),
             ("abcd", "k8s.io", own_pid(), None)
         );
+        assert_eq!(found.names, ["", "web", "app"]);
+        // It runs, but in our own namespace; the others do not run.
+        assert_eq!(all(path).unwrap(), []);
         assert_eq!(exact.unwrap_err(), "several containers begin with \"ab\"");
         assert_eq!(error("abce"), format!("container abce does not run: process {} is another one's", own_pid()));
         assert_eq!(

@@ -9,7 +9,7 @@ use lexopt::prelude::*;
 use super::container;
 use super::json::or_null;
 use super::picture::{bars, paragraph, span, svg};
-use super::source::{self, Maps, Source, put};
+use super::source::{self, Maps, Source, heading, put};
 use super::{colons, wrap};
 use crate::map::chain::{Band, MAX_LEVELS, bands, compose, crossing};
 use crate::map::cut;
@@ -23,6 +23,7 @@ uid-nri-plugin show: id maps as pictures
 
 Usage: uid-nri-plugin show [--pid PID | --map FILE] [--gid] [--wrap] [OPTIONS]
        uid-nri-plugin show --container ID [--state DIR] [--gid] [OPTIONS]
+       uid-nri-plugin show --containers [--state DIR] [--json]
        uid-nri-plugin show --chain FILE... [OPTIONS]
 
 Without options: the map of the node that this process is in. The first column
@@ -37,12 +38,15 @@ Options:
       --wrap          where the rule places each of the ids 0-65535
       --container ID  the map of a running container, by the beginning of its
                       id, with the ids that it displaces and collisions
+      --containers    the containers with a map of their own: the ids that they
+                      have under another number than the node, and the node's
+                      ids that do not exist in them
       --state DIR     where containerd keeps the bundles of what runs [default:
                       /run/containerd/io.containerd.runtime.v2.task]
       --chain FILE... maps one inside the other, outermost first: the map that
-                      comes of them, which ids cease to exist at which level,
-                      and which lines the kernel refuses, as they cross lines
-                      around; the exit status is 1 if there are any
+                      comes of them, and which ids cease to exist at which level
+                      (then the exit status is 1); also which lines cross lines
+                      around: Podman cuts them there, else the kernel refuses
       --svg FILE      draw the picture to a new file as well
       --json          print JSON
   -h, --help          print this
@@ -68,6 +72,7 @@ enum What {
     Map(Source),
     Wrap(Source),
     Container { id: String, state: String },
+    Containers { state: String },
     Chain(Vec<OsString>),
 }
 
@@ -75,7 +80,7 @@ enum What {
 pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
     let text = |e: lexopt::Error| e.to_string();
     let (mut source, mut id, mut chain) = (Source::Here, None, Vec::new());
-    let (mut state, mut wrap, mut gids_only, mut svg, mut json) = (None, false, false, None, false);
+    let (mut list, mut state, mut wrap, mut gids_only, mut svg, mut json) = (false, None, false, false, None, false);
     while let Some(argument) = parser.next().map_err(text)? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
@@ -87,6 +92,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
             Long("gid" | "gids") => gids_only = true,
             Long("wrap") => wrap = true,
             Long("container") => id = Some(source::word(&mut parser)?),
+            Long("containers") => list = true,
             Long("state") => state = Some(source::word(&mut parser)?),
             Long("chain") => chain.extend(parser.values().map_err(text)?),
             Long("svg") => svg = Some(parser.value().map_err(text)?),
@@ -98,12 +104,15 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
         return Err(format!("a chain of {} maps is too long: the kernel nests {MAX_LEVELS}", chain.len()));
     }
     let here = source == Source::Here && !wrap;
+    let or_default = |state: Option<String>| state.unwrap_or_else(|| container::STATE.to_owned());
     let what = match (id, chain.is_empty()) {
+        (None, true) if list && here && !gids_only && svg.is_none() => What::Containers { state: or_default(state) },
+        _ if list => return Err("--containers goes with no option but --state and --json".into()),
         (None, true) if state.is_some() => return Err("--state goes with --container".into()),
         (None, true) if wrap && svg.is_some() => return Err("--wrap has no picture for --svg".into()),
         (None, true) if wrap => What::Wrap(source),
         (None, true) => What::Map(source),
-        (Some(id), true) if here => What::Container { id, state: state.unwrap_or_else(|| container::STATE.to_owned()) },
+        (Some(id), true) if here => What::Container { id, state: or_default(state) },
         (None, false) if here && state.is_none() && !gids_only => What::Chain(chain),
         (None, false) => return Err("--chain goes with no option but --svg and --json".into()),
         _ => return Err("--container goes with no --pid, --map, --wrap or --chain".into()),
@@ -118,8 +127,8 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
         What::Map(source) => {
             let maps = Maps::read(&source)?;
             let kinds = maps.kinds(gids_only, !json);
-            // Of two that differ the picture is of the first; --gid draws the other.
-            draw(svg, &["node", maps.outside], &[kinds[0].1.clone()])?;
+            let parts: Vec<_> = kinds.iter().map(|(kind, map)| (heading(kind), vec![(*map).clone()])).collect();
+            draw(svg, "id map of a node", &["node", maps.outside], &parts)?;
             Ok((0, if json { map_json(&kinds) } else { map_text(&kinds, maps.outside) }))
         }
         What::Wrap(source) => {
@@ -134,7 +143,7 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
                     }
                     (false, first) => {
                         let (before, table) = (if first { "" } else { "\n" }, wrap::text(map, &node, maps.outside));
-                        put(&mut text, format_args!("{before}{}\n{table}", source::heading(kind)));
+                        put(&mut text, format_args!("{before}{}\n{table}", heading(kind)));
                     }
                 }
             }
@@ -142,33 +151,36 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
         }
         What::Container { id, state } => {
             let (c, node) = (container::find(&state, &id)?, Maps::read(&Source::Here)?);
-            let merge = !json && c.uids == c.gids && node.uids == node.gids;
-            let kinds: Vec<(&str, &IdMap, &IdMap)> = match (gids_only, merge) {
-                (true, _) => vec![("gid", &c.gids, &node.gids)],
-                (false, true) => vec![("id", &c.uids, &node.uids)],
-                (false, false) => vec![("uid", &c.uids, &node.uids), ("gid", &c.gids, &node.gids)],
-            };
-            let chain = [kinds[0].2.clone(), kinds[0].1.clone()];
-            draw(svg, &["container", "node", "around the node"], &chain)?;
-            Ok((0, if json { container::json(&c, &kinds) } else { container::text(&c, &kinds) }))
+            let kinds = c.kinds(&node, gids_only, !json);
+            let chain =
+                |(kind, map, node): &(&str, &IdMap, &IdMap)| (heading(kind), vec![(*node).clone(), (*map).clone()]);
+            let parts: Vec<_> = kinds.iter().map(chain).collect();
+            draw(svg, &format!("container {}", c.id), &["container", "node", "around the node"], &parts)?;
+            Ok((0, if json { container::json(&c, &kinds) + "\n" } else { container::text(&c, &kinds) }))
+        }
+        What::Containers { state } => {
+            let (all, node) = (container::all(&state)?, Maps::read(&Source::Here)?);
+            let one = |c: &container::Container| container::json(c, &c.kinds(&node, false, false));
+            let list = || format!("{{\"containers\":[{}]}}\n", all.iter().map(one).collect::<Vec<_>>().join(","));
+            Ok((0, if json { list() } else { container::table(&all, &node) }))
         }
         What::Chain(files) => {
             let maps = files.iter().map(|path| source::file(path)).collect::<Result<Vec<_>, _>>()?;
             let titles: Vec<String> = (1..=maps.len()).rev().map(|n| format!("level {n}")).collect();
             let titles: Vec<&str> = titles.iter().map(String::as_str).chain(["host"]).collect();
-            draw(svg, &titles, &maps)?;
+            draw(svg, "id maps, one inside the other", &titles, &[("ids", maps.clone())])?;
             let lost = lost(&maps);
-            let code = if lost.is_empty() && crossing(&maps).is_empty() { 0 } else { 1 };
-            Ok((code, if json { chain_json(&maps, &lost) } else { chain_text(&maps, &lost) }))
+            Ok((u8::from(!lost.is_empty()), if json { chain_json(&maps, &lost) } else { chain_text(&maps, &lost) }))
         }
     }
 }
 
 /// Draws maps, outermost first, to a new file, if one is asked for: what is there already, even a link, is left alone.
-fn draw(path: Option<OsString>, titles: &[&str], maps: &[IdMap]) -> Result<(), String> {
+fn draw(path: Option<OsString>, title: &str, columns: &[&str], parts: &[(&str, Vec<IdMap>)]) -> Result<(), String> {
     let Some(path) = path else { return Ok(()) };
+    let parts: Vec<_> = parts.iter().map(|(heading, maps)| (*heading, bands(maps))).collect();
     let file = File::options().write(true).create_new(true).open(&path);
-    let written = file.and_then(|mut file| file.write_all(svg(titles, &bands(maps)).as_bytes()));
+    let written = file.and_then(|mut file| file.write_all(svg(title, columns, &parts).as_bytes()));
     written.map_err(|e| format!("cannot write {:?} anew: {e}", cut(&path.to_string_lossy())))
 }
 
@@ -183,7 +195,7 @@ fn map_text(kinds: &[(&str, &IdMap)], outside: &str) -> String {
     let mut text = String::new();
     for (kind, map) in kinds {
         let before = if text.is_empty() { "" } else { "\n" };
-        put(&mut text, format_args!("{before}{}\n{}", source::heading(kind), bars(map, "node", outside)));
+        put(&mut text, format_args!("{before}{}\n{}", heading(kind), bars(map, "node", outside)));
         match pool(map) {
             Err(why) => text += &paragraph("pool  ", &format!("none: {why}")),
             Ok((pool, native)) => {
@@ -248,11 +260,16 @@ fn chain_text(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
     let crossing = crossing(maps);
     for (level, e) in crossing.iter().take(MOST) {
         let line = format_args!("{}:{}:{}", e.inside, e.outside, e.count);
-        put(&mut text, format_args!("level {level}: {line} crosses lines of level {}: cut it there\n", level - 1));
+        put(&mut text, format_args!("level {level}: {line} crosses lines of level {}\n", level - 1));
     }
-    let (exist, fit) = (lost.is_empty(), crossing.is_empty());
-    text += if exist { "every id of every level exists\n" } else { "" };
-    text + if exist && fit { "" } else { "the kernel refuses such a map (EPERM)\n" }
+    text + match (lost.is_empty(), crossing.is_empty()) {
+        (false, _) => "the kernel refuses such a map (EPERM)\n",
+        (true, true) => "every id of every level exists\n",
+        (true, false) => {
+            "every id of every level exists; Podman cuts the lines that cross, and uncut\n\
+             the kernel refuses them (EPERM)\n"
+        }
+    }
 }
 
 fn chain_json(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
@@ -343,8 +360,9 @@ the kernel refuses such a map (EPERM)
              \"crossing\":[]}\n"
         );
         let across = ["0 1000 1\n1 100000 2048", "0 0 2049"].map(map);
-        let end = "\nlevel 2: 0:0:2049 crosses lines of level 1: cut it there\nevery id of every level exists\n\
-                   the kernel refuses such a map (EPERM)\n";
+        let end = "\nlevel 2: 0:0:2049 crosses lines of level 1\n\
+                   every id of every level exists; Podman cuts the lines that cross, and uncut\n\
+                   the kernel refuses them (EPERM)\n";
         let text = chain_text(&across, &lost(&across));
         assert!(text.ends_with(end), "{text}");
         let json = chain_json(&across, &[]);
@@ -372,6 +390,7 @@ the kernel refuses such a map (EPERM)
         assert_eq!(parsed(&["--chain", "a", "-"]), of(What::Chain(vec!["a".into(), "-".into()])));
         let container = What::Container { id: "4d".into(), state: "/s".into() };
         assert_eq!(parsed(&["--container", "4d", "--state", "/s"]), of(container));
+        assert_eq!(parsed(&["--containers"]), of(What::Containers { state: container::STATE.into() }));
         let all = Options { what: What::Map(Source::Here), gids_only: true, svg: Some("f".into()), json: true };
         assert_eq!(parsed(&["--gids", "--svg", "f", "--json"]), Ok(Some(all)));
         assert_eq!(parsed(&["--help"]), Ok(None));
@@ -382,6 +401,8 @@ the kernel refuses such a map (EPERM)
             (&["--chain", "a", "--wrap"], "--chain goes with no option but --svg and --json"),
             (&["--container", "a", "--wrap"], "--container goes with no --pid, --map, --wrap or --chain"),
             (&["--state", "a"], "--state goes with --container"),
+            (&["--containers", "--gid"], "--containers goes with no option but --state and --json"),
+            (&["--containers", "--container", "a"], "--containers goes with no option but --state and --json"),
             (&["--wrap", "--svg", "a"], "--wrap has no picture for --svg"),
             (&["x"], "unexpected argument \"x\""),
         ] {
@@ -398,7 +419,8 @@ the kernel refuses such a map (EPERM)
     fn pictures_go_to_new_files_only() {
         let path = std::env::temp_dir().join(format!("uid-nri-plugin-svg-{}", std::process::id()));
         let node = map("0 2937359488 2048");
-        let draw = |path: &std::path::Path| draw(Some(path.into()), &["node", "outside"], std::slice::from_ref(&node));
+        let parts = [("uids", vec![node])];
+        let draw = |path: &std::path::Path| draw(Some(path.into()), "a node", &["node", "outside"], &parts);
         draw(&path).unwrap();
         super::super::picture::tests::assert_well_formed(&std::fs::read_to_string(&path).unwrap());
         assert!(draw(&path).unwrap_err().ends_with(" anew: File exists (os error 17)"));

@@ -93,7 +93,36 @@ func TestShowContainer(t *testing.T) {
 	} {
 		contains(t, "show --container", text, part)
 	}
-	svg := xml.NewDecoder(strings.NewReader(s.ReadFile("/tmp/show.svg")))
+	// A list of what has a map of its own, as the text of each has it.
+	listed := s.told(t, "show", "--containers")
+	name, err := r.Config(`.annotations["io.kubernetes.cri.container-name"]`)
+	must(t, err)
+	var row []string
+	for line := range strings.Lines(listed) {
+		if fields := strings.Fields(line); fields[1] == "show" && fields[2] == name && fields[3] == "uid" {
+			row = fields
+		}
+	}
+	if len(row) != 6 || row[4] != "10001,65532-65535" || row[5] != "1556-1559,1569" {
+		t.Errorf("%v in the list: %s", row, listed)
+	}
+	var list struct {
+		Containers []struct{ ID, Pod, Container string }
+	}
+	must(t, json.Unmarshal([]byte(s.told(t, "show", "--containers", "--json")), &list))
+	seen := 0
+	for _, c := range list.Containers {
+		if c.ID == r.ID && c.Pod == "show" && c.Container == name {
+			seen++
+		}
+	}
+	equal(t, "times in the list", seen, 1)
+
+	picture := s.ReadFile("/tmp/show.svg")
+	for _, part := range []string{"<title>container " + r.ID + "</title>", ">10001</text>", ">uids: container<", ">gids: container<"} {
+		contains(t, "the picture", picture, part)
+	}
+	svg := xml.NewDecoder(strings.NewReader(picture))
 	tags := 0
 	for {
 		token, err := svg.Token()
@@ -110,6 +139,9 @@ func TestShowContainer(t *testing.T) {
 	}
 
 	own := start(t, pod, lab.Container{Image: tools})
+	if out := s.told(t, "show", "--containers", "--json"); strings.Contains(out, own.ID) {
+		t.Errorf("it has no namespace of its own: %s", out)
+	}
 	contains(t, "no namespace of its own", s.told(t, "show", "--container", own.ID), "\nit has no user namespace of its own")
 	config.Linux.Namespaces = nil
 	must(t, json.Unmarshal([]byte(s.told(t, "inspect", own.ID)), &config))
