@@ -10,6 +10,7 @@ mod supervise;
 mod sys;
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,14 +25,15 @@ use nri::plugin::{ConfigFiles, Plugin};
 use nri::session::{self, Identity};
 
 fn main() -> ExitCode {
+    let words: Vec<OsString> = env::args_os().collect();
     // check has 1 and 2 for what it finds.
-    let checks = env::args_os().nth(1).is_some_and(|word| word == "check");
-    match args::parse(env::args_os()) {
+    let [failed, wrong] = if words.get(1).is_some_and(|word| word == "check") { [3, 3] } else { [1, 2] };
+    match args::parse(words) {
         Ok(command) => match run(command) {
             Ok(status) => ExitCode::from(status),
-            Err(message) => fail(&message, if checks { 3 } else { 1 }),
+            Err(message) => fail(&message, failed),
         },
-        Err(message) => fail(&format!("{message}; see --help"), if checks { 3 } else { 2 }),
+        Err(message) => fail(&format!("{message}; see --help"), wrong),
     }
 }
 

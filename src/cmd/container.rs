@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
+use super::check::programs::names;
 use super::json::{Value, or_null, quote};
 use super::picture::{bars, paragraph, span};
 use super::source::{Maps, heading, pid, proc_map, put, read};
@@ -113,16 +114,12 @@ fn identity(map: &IdMap) -> IdMap {
 
 /// All bundles: the containerd namespace and the whole id.
 fn bundles(state: &str) -> Result<Vec<(String, String)>, String> {
+    fs::read_dir(state).map_err(|e| format!("cannot read {state:?}: {e}"))?;
     let mut all = Vec::new();
-    for namespace in fs::read_dir(state).map_err(|e| format!("cannot read {state:?}: {e}"))?.flatten() {
-        for entry in fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
-            let names = (namespace.file_name().into_string(), entry.file_name().into_string());
-            let (Ok(namespace), Ok(name)) = names else { continue };
-            if is_plain_name(&name).is_ok() && is_plain_name(&namespace).is_ok() {
-                all.push((namespace, name));
-            }
-        }
+    for namespace in names(state) {
+        all.extend(names(&format!("{state}/{namespace}")).into_iter().map(|id| (namespace.clone(), id)));
     }
+    all.retain(|(namespace, id)| is_plain_name(namespace).is_ok() && is_plain_name(id).is_ok());
     Ok(all)
 }
 

@@ -123,9 +123,9 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
     }
     if let Some(levels) = o.nest {
         nested(&o, levels)?;
-    } else if o.subuid.is_some() || !o.uids.is_empty() {
-        let (_, uids, gids) = granted(&o)?;
-        uids.around().and(gids.around())?;
+    }
+    for ranges in [Ids::Count(o.subuid.unwrap_or(0)), Ids::Ranges(o.uids.clone()), Ids::Ranges(o.gids.clone())] {
+        Granted { own: None, ranges }.around()?;
     }
     Ok(Some(o))
 }

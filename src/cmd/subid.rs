@@ -182,9 +182,9 @@ impl Subordinate {
 
 /// A line of getsubids: `0: NAME FIRST COUNT`.
 fn listed(line: &str) -> Option<Pair> {
-    let mut words = line.split(' ').rev();
-    let (count, first) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    Some((first, count))
+    let last = |(_, first), word: &str| (first, word.parse().ok());
+    let (first, count) = line.split(' ').fold((None, None), last);
+    first.zip(count)
 }
 
 /// Where /etc/nsswitch.conf has subordinate ids come from, if not from the files.

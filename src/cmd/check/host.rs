@@ -46,8 +46,8 @@ pub struct Facts {
     lingers: bool,
     /// Modules that are neither loaded nor built in.
     missing: Vec<&'static str>,
-    /// `net.ipv4.conf.default.rp_filter`.
-    rp_filter: String,
+    /// `net.ipv4.conf.default.rp_filter` is 1.
+    strict: bool,
     fuse: bool,
     /// Whether they answer, and are rootless; None: not asked.
     engines: Vec<(&'static str, Option<Result<bool, String>>)>,
@@ -125,7 +125,7 @@ impl Facts {
                 || !fs::exists("/run/systemd/system").unwrap_or(false)
                 || fs::exists(linger).unwrap_or(false),
             missing: missing(&kernel.release),
-            rp_filter: read("/proc/sys/net/ipv4/conf/default/rp_filter", 16).trim().to_owned(),
+            strict: read("/proc/sys/net/ipv4/conf/default/rp_filter", 16) == "1\n",
             fuse: File::options().read(true).write(true).open("/dev/fuse").is_ok(),
             engines: engines.map(|e| (e.0, asked.then(|| ask(e)))).collect(),
             packages: packages(&read("/etc/os-release", MAX_FILE)),
@@ -363,12 +363,13 @@ fn cgroup(facts: &Facts) -> Finding {
 
 fn session(facts: &Facts) -> Finding {
     let mut f = Finding::new("session");
-    match &facts.runtime_dir {
-        (dir, true) => f.note(&format!("XDG_RUNTIME_DIR {dir}")),
-        (dir, false) => {
-            let what = if dir.is_empty() { "is not set" } else { "cannot be written to" };
+    let (dir, is_writable) = &facts.runtime_dir;
+    match (dir.is_empty(), is_writable) {
+        (_, true) => f.note(&format!("XDG_RUNTIME_DIR {dir}")),
+        (is_unset, false) => {
+            let what = if is_unset { "not set" } else { "nothing that can be written to" };
             let remedy = format!("export XDG_RUNTIME_DIR=/run/user/{}  # logging in makes it, su not", facts.uid);
-            f.warn(&format!("XDG_RUNTIME_DIR {dir} {what}").replace("  ", " "), &[&remedy]);
+            f.warn(&format!("XDG_RUNTIME_DIR is {what}"), &[&remedy]);
         }
     }
     if !facts.lingers {
@@ -385,7 +386,7 @@ fn network(facts: &Facts) -> Finding {
         let keep = format!("printf '%s\\n' {list} | sudo tee /etc/modules-load.d/usernetes.conf");
         f.warn(&format!("not loaded: {list}"), &[&format!("sudo modprobe -a {list}"), &keep]);
     }
-    if facts.rp_filter == "1" {
+    if facts.strict {
         let keep = "echo net.ipv4.conf.default.rp_filter=2 | sudo tee /etc/sysctl.d/99-usernetes.conf";
         f.warn(
             "net.ipv4.conf.default.rp_filter is 1: packets between nodes are dropped",
@@ -462,7 +463,7 @@ mod tests {
             runtime_dir: ("/run/user/1000".into(), true),
             lingers: true,
             missing: vec![],
-            rp_filter: "2".into(),
+            strict: false,
             fuse: true,
             engines: vec![("podman", Some(Ok(true))), ("docker", Some(Ok(false)))],
             packages: ("sudo apt-get install", "uidmap"),
@@ -520,7 +521,7 @@ ok       engine      podman, rootless; docker, not rootless
             runtime_dir: (String::new(), false),
             lingers: false,
             missing: vec!["br_netfilter", "vxlan"],
-            rp_filter: "1".into(),
+            strict: true,
             fuse: false,
             engines: vec![],
             packages: ("sudo dnf install", "shadow-utils"),
@@ -635,7 +636,7 @@ warning  cgroup      no systemd user manager, which delegates controllers
         let boot = "         # boot with systemd.unified_cgroup_hierarchy=1 (kernel's command line)\n";
         assert!(one("cgroup", |f| f.cgroup2 = false).ends_with(boot));
         let closed = one("session", |f| f.runtime_dir.1 = false);
-        assert!(closed.contains("XDG_RUNTIME_DIR /run/user/1000 cannot be written to\n"), "{closed}");
+        assert!(closed.contains("XDG_RUNTIME_DIR is nothing that can be written to\n"), "{closed}");
         let unneeded = one("fuse", |f| f.fuse = false);
         assert_eq!(unneeded, "ok       fuse        no /dev/fuse, and none needed: overlay works\n");
         assert!(one("others", |f| f.kernel.listener = libc::EBUSY).starts_with("warning  others      "));
