@@ -149,6 +149,15 @@ func TestCheckGoodNode(t *testing.T) {
 	contains(t, "plugin", found, lab.PluginFile+"; pid ")
 	contains(t, "the pid", s.ReadFile("/proc/"+strings.Fields(strings.Split(found, "pid ")[1])[0]+"/cmdline"), "uid-mapper")
 	equal(t, "what a check leaves behind", s.traces(t), before)
+	// --host, in a node, where a set-user-id program of the machine's root reads as nobody's.
+	var host checked
+	must(t, json.Unmarshal([]byte(must1(t)(s.Run("sh", "-c", checkProgram+" check --host --json; true"))), &host))
+	equal(t, "the first finding", host.Checks[0].Name, "place")
+	owner, err := s.Run("stat", "-c", "%u", "/usr/bin/newuidmap")
+	must(t, err)
+	equal(t, "the owner of newuidmap", owner, "65534\n")
+	found, _ = host.found(t, "newuidmap")
+	equal(t, "newuidmap", found, "/usr/bin/newuidmap; /usr/bin/newgidmap")
 	// A pod's namespaces do not confuse it, and it not them.
 	r := start(t, s.pod(t, lab.Pod{}), highUser)
 	s.check(t).states(t, s, nil)
@@ -159,7 +168,7 @@ func TestCheckGoodNode(t *testing.T) {
 func (s *site) traces(t *testing.T) string {
 	t.Helper()
 	out, err := s.Run("sh", "-c", `cut -d' ' -f5- /proc/1/mountinfo | sort; find /run/uid-nri-plugin /opt /tmp 2>&1 | grep -v /opt/tests
-		for p in /proc/[0-9]*; do [ "$(stat -c %U "$p")" ] && tr '\0' ' ' <"$p/cmdline"; done | grep -c 'uid-nri-plugin check'; true`)
+		for p in /proc/[0-9]*; do [ "$(stat -c %U "$p")" ] && tr '\0' ' ' <"$p/cmdline"; done | grep -c 'uid-nri-plugin chec[k]'; true`)
 	must(t, err)
 	return out
 }
@@ -554,6 +563,16 @@ func TestCheckHost(t *testing.T) {
 			found, _ = c.found(t, "kernel")
 			contains(t, "kernel", found, "seccomp notification")
 		})
+	}
+	// What is no node is not judged as one, and wrong options are no finding.
+	for words, status := range map[string]string{"check": "2", "check --hots": "3"} {
+		out, err := exec.Command("sh", "-c", program+" "+words+" 2>&1; echo $?").Output()
+		must(t, err)
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		equal(t, words, lines[len(lines)-1], status)
+		if words == "check" {
+			equal(t, "check", lines[0], "problem  node        this is no node, but the machine itself")
+		}
 	}
 }
 

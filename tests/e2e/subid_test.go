@@ -104,3 +104,49 @@ func TestPlannedMapIsTried(t *testing.T) {
 	tools, _ := found.found(t, "newuidmap")
 	contains(t, "newuidmap", tools, "is owned by a different user: uid:41047")
 }
+
+// A user of a directory: whom getent and getsubids name, no file does. newuidmap itself asks the same libraries.
+func TestDirectoryUser(t *testing.T) {
+	a := newAccount(t, podName(t))
+	plan := func(user string) (string, error) {
+		return a.Run(nil, "sh", "-c", `mkdir -p fake && cd fake && printf '#!/bin/sh\n[ "$*" = "passwd dora" ] && echo "dora@site:*:1185200044:7::/:/bin/sh"\n' >getent &&
+			printf '#!/bin/sh\n[ "$*" = "dora@site" ] && echo "0: dora@site 300000 2048"\n[ "$*" = "-g dora@site" ] && echo "0: dora@site 400000 1024"\n:\n' >getsubids &&
+			chmod 755 getent getsubids && PATH=$PWD:$PATH uid-nri-plugin plan --user "$1"`, "sh", user)
+	}
+	out, err := plan("dora")
+	must(t, err)
+	for _, part := range []string{"ids of dora@site", "2049: 1185200044, 300000-302047", "1025: 7, 400000-401023"} {
+		contains(t, "plan", out, part)
+	}
+	if out, err := plan("carol"); err == nil {
+		t.Errorf("nobody knows her: %s", out)
+	} else {
+		contains(t, "plan", err.Error(), `there is no user "carol"`)
+	}
+}
+
+// A plan that is as large as a map can be: newuidmap takes it, with the machine's ids of ten digits. The control is the
+// same map with a line cut in three.
+func TestLargestMap(t *testing.T) {
+	a := newAccount(t, podName(t))
+	out, err := a.Run(nil, "sh", "-c", `plan=$(uid-nri-plugin plan --podman --pin $(seq -s, 1000000000 2 1000000800)) || exit 9
+		set -- $plan; while [ $# -gt 0 ]; do [ "$1" != --uidmap ] || echo "$2"; shift 2; done >planned
+		podman unshare cat /proc/self/uid_map >around
+		uid-nri-plugin show --chain around planned --json | sed 's/.*"map":\[//; s/\].*//; s/[^0-9]*\([0-9]*\)[^0-9]*\([0-9]*\)[^0-9]*\([0-9]*\)}/\1 \2 \3\n/g' | grep . >fits
+		awk '$3 > 1 && !cut++ {for (; n < 2; n++) printf "%.0f %.0f 1\n", $1 + n, $2 + n
+			printf "%.0f %.0f %.0f\n", $1 + n, $2 + n, $3 - n; next} {print}' fits >over
+		for map in fits over; do
+			unshare -U sleep 20 & pid=$!; sleep 0.3
+			newuidmap $pid $(cat $map) 2>&1; echo "$map: status $?, $(wc -l </proc/$pid/uid_map) of $(wc -l <$map) lines, $(wc -c <$map) bytes"; kill $pid
+		done`)
+	must(t, err)
+	var status, got, lines, bytes int
+	first, rest, _ := strings.Cut(out, "\n")
+	if _, err := fmt.Sscanf(first, "fits: status %d, %d of %d lines, %d bytes", &status, &got, &lines, &bytes); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if status != 0 || got != lines || bytes > 4095 || bytes < 4095-2*len("1000000000 2937359488 1") {
+		t.Errorf("the planned map: %s", first)
+	}
+	contains(t, "the control", rest, "write to uid_map failed: Invalid argument\nover: status 1, 0 of")
+}
