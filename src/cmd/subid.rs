@@ -48,7 +48,7 @@ impl Granted {
             extents.push(Extent { inside: next, outside, count });
             next = next.checked_add(count).filter(|n| *n <= MAX_ID).ok_or("more than 2^32-2 ids are given")?;
         }
-        Ok(IdMap::joined(extents, |_| true))
+        Ok(IdMap::joined(extents, &|_| true))
     }
 
     /// As it is told: `1000, 100000-102047`.

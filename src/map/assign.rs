@@ -225,7 +225,7 @@ fn build(node: &NodeIds, owner: &BTreeMap<NodeId, u32>) -> IdMap {
             extents.push(Extent { inside: next, outside: next, count: *range.end() - next + 1 });
         }
     }
-    IdMap::joined(extents, |outside| node.starts_line(outside))
+    IdMap::joined(extents, &|outside| node.starts_line(outside))
 }
 
 #[cfg(test)]

@@ -66,11 +66,11 @@ impl IdMap {
 
     /// Builds a map of extents that the caller knows to be disjoint on both sides, with adjacent ones merged.
     pub fn from_disjoint(extents: Vec<Extent>) -> IdMap {
-        IdMap::joined(extents, |_| false)
+        IdMap::joined(extents, &|_| false)
     }
 
     /// The same, but extents are not merged where `starts` says that a line of the map around starts at an outside id.
-    pub fn joined(mut extents: Vec<Extent>, starts: impl Fn(u32) -> bool) -> IdMap {
+    pub fn joined(mut extents: Vec<Extent>, starts: &dyn Fn(u32) -> bool) -> IdMap {
         extents.sort_unstable_by_key(|e| e.inside);
         let mut merged: Vec<Extent> = Vec::with_capacity(extents.len());
         for e in extents {

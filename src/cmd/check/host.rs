@@ -164,7 +164,7 @@ fn try_map((name, uid, gid): &User, ids: [&Subordinate; 2], tools: &[Tool; 2]) -
         let words = lines.iter().fold(pid.to_string(), words);
         match pipe::run(path, &words.split(' ').collect::<Vec<_>>(), true) {
             Ok((_, 0)) => Ok(()),
-            Ok((said, _)) => Err(said.trim().to_owned()),
+            Ok((said, code)) => Err(format!("{} (status {code})", said.trim())),
             Err(e) => Err(format!("{path}: {e}")),
         }
     };
