@@ -13,7 +13,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 need_packages python3:python3 gzip:gzip zstd:zstd
 if [ -z "${UID_NRI_PLUGIN:-}" ]; then
-	need_rust x86_64-unknown-linux-musl
+	need_rust "$target"
 	build_plugin
 	UID_NRI_PLUGIN=$plugin
 fi

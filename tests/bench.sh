@@ -17,7 +17,7 @@ need_packages fuse-overlayfs:fuse-overlayfs proot:proot
 need_lab
 need_go
 if [ -z "${UID_NRI_PLUGIN:-}" ]; then
-	need_rust x86_64-unknown-linux-musl
+	need_rust "$target"
 	build_plugin
 	UID_NRI_PLUGIN=$plugin
 fi

@@ -206,7 +206,7 @@ fi
 say "packages and programs"
 need_lab
 need_go
-need_rust x86_64-unknown-linux-musl
+need_rust "$target"
 need_rootless
 need_packages setpriv:util-linux /usr/bin/mknod:coreutils
 mkdir -p "$cache"
@@ -234,9 +234,12 @@ make_cgroup
 make_user
 build_context
 build_images
+# shellcheck source=tests/cluster/cases.sh
 . "$cluster/cases.sh"
+# shellcheck source=tests/cluster/checks.sh
 . "$cluster/checks.sh"
-for which in ${*:-plain planned}; do
+[ $# != 0 ] || set -- plain planned
+for which in "$@"; do
 	case $which in
 	plain | planned) "$which" ;;
 	*) die "$which: plain or planned" ;;

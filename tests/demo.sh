@@ -137,7 +137,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/lib.sh"
 need_lab
 need_go
-need_rust x86_64-unknown-linux-musl
+need_rust "$target"
 build_plugin
 build_peers
 say "starting a node"

@@ -5,7 +5,8 @@
 
 e2e=$root/tests/e2e
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/uid-nri-plugin
-plugin=$root/target/x86_64-unknown-linux-musl/release/uid-nri-plugin
+target=$(uname -m)-unknown-linux-musl
+plugin=$root/target/$target/release/uid-nri-plugin
 
 say() {
 	printf '==> %s\n' "$*"
@@ -78,18 +79,26 @@ need_rust() {
 		fi
 	fi
 	if command -v rustup >/dev/null 2>&1; then
-		for target in "$@"; do
-			rustup target list --installed | grep -qx "$target" || {
-				say "adding the Rust target $target"
-				rustup -q target add "$target"
+		for rust_target in "$@"; do
+			rustup target list --installed | grep -qx "$rust_target" || {
+				say "adding the Rust target $rust_target"
+				rustup -q target add "$rust_target"
 			}
 		done
 	fi
 }
 
+# cargo-deny, which is no package of Debian's: about four minutes, once.
+need_cargo_deny() {
+	command -v cargo-deny >/dev/null 2>&1 || {
+		say "building cargo-deny (about four minutes, once)"
+		cargo install --quiet --locked cargo-deny@0.20.2
+	}
+}
+
 build_plugin() {
 	say "building uid-nri-plugin (about a minute when nothing is built yet)"
-	(cd "$root" && cargo build --release --quiet)
+	(cd "$root" && cargo build --release --quiet --target "$target")
 	[ -x "$plugin" ] || die "cargo built no $plugin"
 }
 
@@ -204,6 +213,7 @@ build_fuse_overlayfs() {
 
 # Sets suite and mirror: this machine's release of Debian, and where it comes from.
 debian_mirror() {
+	# shellcheck source=/dev/null
 	suite=$(. /etc/os-release && printf '%s\n' "${VERSION_CODENAME:-}")
 	mirror=$(apt-get indextargets --format "\$(RELEASE) \$(REPO_URI)" | awk -v suite="$suite" '$1 == suite { print $2; exit }')
 	[ -n "$mirror" ] || die "apt knows no mirror of ${suite:-this release}: this machine must be a Debian"

@@ -8,24 +8,30 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/lib.sh"
 
 need_lab
-need_packages file:file man:man-db groff:groff zstd:zstd
+need_packages file:file man:man-db groff:groff zstd:zstd shellcheck:shellcheck
 need_go
 need_rust x86_64-unknown-linux-musl aarch64-unknown-linux-musl
+need_cargo_deny
 cd "$root"
 
 say "format and lints"
 cargo fmt --check
-cargo clippy --quiet --all-targets -- -D warnings
+cargo clippy --quiet --all-targets --target "$target" -- -D warnings
 unformatted=$(gofmt -l tests)
 [ -z "$unformatted" ] || die "gofmt would change: $unformatted"
+# shellcheck disable=SC2046 # no script's name has a space
+shellcheck -S warning -x $(grep -rlE '^#!/bin/(ba)?sh|^# shellcheck shell=sh' .ci tests)
+
+say "licences, sources and versions of what is linked"
+cargo deny --locked --log-level error check licenses bans sources
 
 say "unit and property tests (about a minute when nothing is built yet)"
-cargo test --quiet
+cargo test --quiet --target "$target"
 
 say "release builds (about a minute when nothing is built yet)"
-cargo build --quiet --release
-cargo build --quiet --release --target aarch64-unknown-linux-musl
-for binary in "$plugin" "$root/target/aarch64-unknown-linux-musl/release/uid-nri-plugin"; do
+for arch in x86_64 aarch64; do
+	cargo build --quiet --release --target "$arch-unknown-linux-musl"
+	binary=target/$arch-unknown-linux-musl/release/uid-nri-plugin
 	kind=$(file -b "$binary")
 	case $kind in
 	*'static-pie linked'*stripped* | *'statically linked'*stripped*) ;;
@@ -36,7 +42,7 @@ for binary in "$plugin" "$root/target/aarch64-unknown-linux-musl/release/uid-nri
 	esac
 	size=$(stat -c %s "$binary")
 	[ "$size" -le $((1000 * 1024)) ] || die "$binary has $size bytes, over 1000 KiB"
-	say "$(basename "$(dirname "$(dirname "$binary")")"): $size bytes, static"
+	say "$arch: $size bytes, static"
 done
 allowed='libc lexopt protobuf'
 for package in $(cargo metadata --format-version 1 --no-deps | jq -r '.packages[0].dependencies[] | select(.kind == null).name'); do

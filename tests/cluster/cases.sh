@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154 # what is not set here is set by cluster.sh
 # The nodes of tests/cluster.sh, which reads this inside its namespaces. What is looked at in them is in checks.sh.
 
 # start_node NAME IMAGE FLAG...: as Usernetes' compose file does: named volumes, a private /run and /tmp, privileged.
@@ -48,13 +48,14 @@ trouble() {
 
 import_images() {
 	say "$node: images"
-	for name in ${*:-pause tools owned control-plane programs}; do
+	[ $# != 0 ] || set -- pause tools owned control-plane programs
+	for name in "$@"; do
 		in_node ctr -n k8s.io images import "/images/$name.tar" >"$work/log" 2>&1 || {
 			cat "$work/log" >&2
 			return 1
 		}
 	done
-	case " ${*:-control-plane} " in
+	case " $* " in
 	*' control-plane '*)
 		for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy; do
 			in_node ctr -n k8s.io images tag localhost/control-plane:test "localhost/k8s/$name:$(kubernetes_version)" >/dev/null

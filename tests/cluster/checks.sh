@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154 # what is not set here is set by cluster.sh
 # What is looked at in the nodes of tests/cluster.sh, which reads this inside its namespaces: each line has a name, what is
 # expected, and what is seen. One difference fails the whole test.
 differences=0
