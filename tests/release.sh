@@ -44,12 +44,12 @@ sbom() {
 	def sha256($hash): {checksums: [{algorithm: "SHA256", checksumValue: $hash}]};
 	def relates($from; $how; $to): {
 		spdxElementId: "SPDXRef-\($from)", relationshipType: $how, relatedSpdxElement: "SPDXRef-\($to)"};
-	[inputs / "\t" | package(.[0]; .[1]; .[2]; "LIBRARY") + sha256(.[3]) + {externalRefs: [{
+	([inputs / "\t" | package(.[0]; .[1]; .[2]; "LIBRARY") + sha256(.[3]) + {externalRefs: [{
 		referenceCategory: "PACKAGE-MANAGER", referenceType: "purl", referenceLocator: "pkg:cargo/\(.[0])@\(.[1])"}]}
 	] + [
 		package("rust-std"; $rust; "MIT OR Apache-2.0"; "LIBRARY"),
 		package("musl"; $musl; "MIT"; "LIBRARY")
-	] as $linked | {
+	]) as $linked | {
 		spdxVersion: "SPDX-2.3", dataLicense: "CC0-1.0", SPDXID: "SPDXRef-DOCUMENT",
 		name: "uid-nri-plugin-\($version)-\($arch)",
 		documentNamespace: "urn:uid-nri-plugin:\($version):\($arch):\($binary)",
