@@ -32,10 +32,7 @@ cd "$root/tests/nri"
 CGO_ENABLED=0 go build -buildvcs=false -ldflags "-s -w" -o "$work/nothing" ./bench/nothing
 CGO_ENABLED=0 go build -buildvcs=false -o "$work/bench" ./bench
 gcc -O2 -Wall -Wextra -o "$work/userns" bench/userns.c
-cd "$root/tests/supervise/c"
-# All but other programs.
-# shellcheck disable=SC2046
-gcc -O1 -static -pthread -o "$work/caller" caller.c $(grep -L 'int main(' ./*.c | grep -v i386)
+sh "$root/tests/supervise/c/build.sh" "$work"
 
 build_peers
 foldbench=$(go_tool foldbench ./cmd/foldbench)

@@ -55,7 +55,7 @@ func (x *external) ends(t *testing.T) int {
 	select {
 	case <-x.done:
 		return x.cmd.ProcessState.ExitCode()
-	case <-time.After(5 * time.Second):
+	case <-time.After(scaled(5 * time.Second)):
 		t.Fatal("the plugin did not end")
 		return 0
 	}
@@ -233,7 +233,7 @@ func TestStandby(t *testing.T) {
 	first.kill()
 	killed := time.Now()
 	connected(t, e, 2)
-	if took := time.Since(killed); took > time.Second {
+	if took := time.Since(killed); took > scaled(time.Second) {
 		t.Errorf("the standby took over after %v", took)
 	}
 	wantLockOf(t, second.cmd.Process.Pid)

@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
 	"golang.org/x/sys/unix"
 
@@ -34,6 +36,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	plugin = node.Enter(path)[0]
+	// The library's own limits, after which it kills a plugin.
+	adaptation.SetPluginRegistrationTimeout(scaled(adaptation.DefaultPluginRegistrationTimeout))
+	adaptation.SetPluginRequestTimeout(scaled(adaptation.DefaultPluginRequestTimeout))
 	process, err := node.StartPod(false)
 	if err == nil {
 		err = engine.PinNetwork(process)
@@ -198,10 +203,19 @@ func newPodProcess(t *testing.T, sharedPID bool) *node.Pod {
 	return p
 }
 
-// eventually waits up to two seconds for something to be so.
+// scaled is a limit of time on this machine: TIME_FACTOR is how many times slower it is than an ordinary one.
+func scaled(limit time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv("TIME_FACTOR"))
+	if err != nil {
+		return limit
+	}
+	return limit * time.Duration(factor)
+}
+
+// eventually waits up to two seconds for something to be so, or longer on a slow machine.
 func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Second)
+	deadline := time.Now().Add(scaled(2 * time.Second))
 	for {
 		err := try()
 		if err == nil {

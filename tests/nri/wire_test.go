@@ -215,7 +215,7 @@ func (w *wire) close() {
 // send writes bytes as they are.
 func (w *wire) send(data []byte) {
 	w.t.Helper()
-	w.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	w.conn.SetWriteDeadline(time.Now().Add(scaled(5 * time.Second)))
 	if _, err := w.conn.Write(data); err != nil {
 		w.t.Fatalf("the plugin does not read: %v; standard error %q", err, w.stderr())
 	}
@@ -239,7 +239,7 @@ func (w *wire) next() got {
 			w.t.Fatalf("the plugin closed the connection; standard error %q", w.stderr())
 		}
 		return f
-	case <-time.After(5 * time.Second):
+	case <-time.After(scaled(5 * time.Second)):
 		w.t.Fatal("no answer from the plugin in 5 s")
 	}
 	return got{}
@@ -319,7 +319,7 @@ func (w *wire) ended() {
 	w.t.Helper()
 	select {
 	case <-w.done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(scaled(5 * time.Second)):
 		w.t.Fatal("the plugin did not end")
 	}
 	if code := w.cmd.ProcessState.ExitCode(); code != 1 {
@@ -659,7 +659,7 @@ func TestWireOnceStarted(t *testing.T) {
 			w.conn.CloseWrite()
 			select {
 			case <-w.done:
-			case <-time.After(5 * time.Second):
+			case <-time.After(scaled(5 * time.Second)):
 				w.t.Fatal("the plugin did not end")
 			}
 			if w.cmd.ProcessState.ExitCode() < 0 {
@@ -672,7 +672,7 @@ func TestWireOnceStarted(t *testing.T) {
 			w.conn.CloseWrite()
 			select {
 			case <-w.done:
-			case <-time.After(5 * time.Second):
+			case <-time.After(scaled(5 * time.Second)):
 				w.t.Fatal("the plugin did not end")
 			}
 			if code := w.cmd.ProcessState.ExitCode(); code != 0 && code != 1 {
@@ -711,7 +711,7 @@ func TestWireOnceStarted(t *testing.T) {
 			w.conn.Close()
 			select {
 			case <-w.done:
-			case <-time.After(5 * time.Second):
+			case <-time.After(scaled(5 * time.Second)):
 				w.t.Fatal("the plugin did not end")
 			}
 			if code := w.cmd.ProcessState.ExitCode(); code != 0 && code != 1 {

@@ -82,37 +82,6 @@ func TestChownPlacesAreTheRule(t *testing.T) {
 	})
 }
 
-// 16-bit calls: -1 is 0xffff, and what is above the 16 bits does not count.
-func TestChown16(t *testing.T) {
-	var scenes []scene
-	for _, form := range []string{"i386:chown s:f %s %s", "i386:lchown s:l %s %s", "i386:fchown 9 %s %s"} {
-		steps, want := []string{"open 9 r f"}, ""
-		for _, pair := range []string{"%65532 %12345", "%2048 %65534", "%0xffff %4096", "%2047 %0xffff", "%0xffff %0xffff",
-			"%0x1234fffc %0xffff", "%0xabcdffff %0x10000fff", "%0xdeadbeef0001fffc %0xdeadbeefffffffff", "%0 %0"} {
-			first, second, _ := strings.Cut(pair, " ")
-			steps = append(steps, fmt.Sprintf(form, first, second), "owner f", "owner l")
-			want += " 0"
-		}
-		scenes = append(scenes, scene{name: strings.Fields(form)[0], lay: layFile, steps: steps, want: want[1:]})
-	}
-	play(t, scenes)
-}
-
-// A kernel without the x32 interface says ENOSYS, though the filter sees the call before it does; one with it must fold.
-func TestX32(t *testing.T) {
-	inNode(t, func(t *testing.T) {
-		for _, step := range []string{"x32:chown s:f #65532 #65532", "x32:setresuid #65532 #65532 #65532", "x32:setgroups 2 g:#65532,1", "x32:setgroups 300 x:300"} {
-			freshStage(t)
-			layFile()
-			right := runIn(t, stage, caller, "-p", step)
-			got := runIn(t, stage, supervised(caller, step)...)
-			if got.out != right.out {
-				t.Errorf("%s: got %q, want %q", step, got.out, right.out)
-			}
-		}
-	})
-}
-
 // What the arguments other than the ids mean is the kernel's to say, in the kernel's order.
 func TestChownArguments(t *testing.T) {
 	ids := " #65532 #65532"

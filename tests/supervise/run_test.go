@@ -152,7 +152,7 @@ func TestBecomesTheProgram(t *testing.T) {
 				if got != want && (want != "children" || strings.Count(got, " ") != 1) {
 					t.Errorf("got %q, want %q", got, want)
 				}
-			case <-time.After(5 * time.Second):
+			case <-time.After(scaled(5 * time.Second)):
 				t.Errorf("no %q came", want)
 			}
 		}
@@ -217,7 +217,7 @@ func TestBecomesTheProgram(t *testing.T) {
 			if open {
 				t.Errorf("said %q", line)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(scaled(5 * time.Second)):
 			t.Error("somebody holds the program's output")
 		}
 		eventually(t, "the end of those who serve", func() error {
@@ -295,7 +295,7 @@ func TestOwnProfile(t *testing.T) {
 	inNode(t, func(t *testing.T) {
 		freshStage(t)
 		file("f", 0o644, 0, 0)
-		o := runIn(t, stage, supervised(caller, "refuse 92", "chown s:f #65532 -1", "lchown s:f #65532 -1", "listen", "setresgid #65532 -1 -1")...)
+		o := runIn(t, stage, supervised(caller, "open 9 r f", fmt.Sprint("refuse ", chownNumber), "chown s:f #65532 -1", "fchown 9 #65532 -1", "listen", "setresgid #65532 -1 -1")...)
 		if got := answers(o.out); got != "EPERM 0 EBUSY 0" {
 			t.Errorf("answers %q\n%s", got, o.out)
 		}

@@ -32,8 +32,8 @@ type scene struct {
 	// either: the supervised run may also answer as in the control, where the kernel decides. What may not be is
 	// another effect.
 	either bool
-	// since is the first kernel on which this can be played: 5.12, say.
-	since string
+	// since is the first kernel on which this can be played: 5.12, say. What SUPERVISE_KERNEL cannot hide is in itself.
+	since, itself string
 }
 
 // file makes a file.
@@ -161,10 +161,16 @@ func play(t *testing.T, scenes []scene) {
 	t.Helper()
 	inNode(t, func(t *testing.T) {
 		for _, s := range scenes {
-			if isOlderThan(s.since) {
-				t.Logf("not played, as it takes Linux %s: %s", s.since, s.name)
+			if hides(s.since) || lacks(s.itself) {
+				t.Logf("not played, as it takes Linux %s%s: %s", s.since, s.itself, s.name)
 				continue
 			}
+			steps, want := playable(s.steps, s.want)
+			if s.want != "" && want == "" {
+				t.Logf("not played, as this machine has none of its calls: %s", s.name)
+				continue
+			}
+			s.steps, s.want = steps, want
 			s.run(t)
 		}
 	})

@@ -148,7 +148,7 @@ func (a *Account) Run(stdin io.Reader, argv ...string) (string, error) {
 		return "", err
 	}
 	defer cgroup.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(time.Minute))
 	defer cancel()
 	id := strconv.Itoa(userID)
 	groups := strings.Trim(strings.ReplaceAll(fmt.Sprint(userGroups), " ", ","), "[]")

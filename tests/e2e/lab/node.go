@@ -223,7 +223,7 @@ func (n *Node) Close() {
 	}()
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(scaled(5 * time.Second)):
 		n.cmd.Process.Kill()
 		<-done
 	}
@@ -266,7 +266,7 @@ func (n *Node) Run(name string, args ...string) (string, error) {
 
 // RunInput is Run with something on stdin.
 func (n *Node) RunInput(stdin []byte, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(time.Minute))
 	defer cancel()
 	cmd := n.command(ctx, name, args...)
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -396,7 +396,7 @@ func (d *Daemon) Wait(limit time.Duration) (int, error) {
 	select {
 	case <-d.done:
 		return d.cmd.ProcessState.ExitCode(), nil
-	case <-time.After(limit):
+	case <-time.After(scaled(limit)):
 		return 0, fmt.Errorf("%s still runs after %v", d.Name, limit)
 	}
 }
@@ -416,9 +416,18 @@ func (d *Daemon) Stop() error {
 // Output is all that it has written.
 func (d *Daemon) Output() string { return d.node.ReadFile(d.Log) }
 
+// scaled is a limit of time on this machine: TIME_FACTOR is how many times slower it is than an ordinary one.
+func scaled(limit time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv("TIME_FACTOR"))
+	if err != nil {
+		return limit
+	}
+	return limit * time.Duration(factor)
+}
+
 // Await asks until the answer is yes.
 func Await(limit time.Duration, what string, ready func() bool) error {
-	for end := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(scaled(limit)); ; time.Sleep(20 * time.Millisecond) {
 		if ready() {
 			return nil
 		}

@@ -4,9 +4,25 @@
 #include <sys/uio.h>
 
 /* What is written over the call while it is on its way: a jump from its place to other code. */
-enum { CALL = 0x050f /* syscall */, JUMP = 0x0eeb /* to 16 bytes after it */ };
+#ifdef __x86_64__
+typedef uint16_t code;
+enum { CALL = 0x050f /* syscall */, JUMP = 0x0eeb /* to 16 bytes after it */, RETURN = 0xc3 };
+/* and $-16, %rsp; movabs ADDRESS, %rax; call *%rax */
+static const unsigned char to_address[] = "\x48\x83\xe4\xf0\x48\xb8", at_address[] = "\xff\xd0";
+#else
+typedef uint32_t code;
+enum { CALL = 0xd4000001 /* svc #0 */, JUMP = 0x14000004 /* to 16 bytes after it */, RETURN = 0xd65f03c0 };
+/* ldr x16, ADDRESS; br x16 */
+static const unsigned char to_address[] = "\x50\x00\x00\x58\x00\x02\x1f\xd6", at_address[] = "";
+#endif
 
-static uint16_t *place_of_call;
+static code *place_of_call;
+
+static void put(code what)
+{
+    *(volatile code *)place_of_call = what;
+    __builtin___clear_cache((char *)place_of_call, (char *)(place_of_call + 1));
+}
 static volatile int calling, came;
 static const char *swap_kind, *swap_victim;
 static char swap_stack[64][32 * 1024] __attribute__((aligned(16)));
@@ -27,7 +43,7 @@ static __attribute__((noreturn, used)) void instead(void)
             syscall(SYS_exit, status ? 1 : 0);
     } else if (!strcmp(swap_kind, "pause")) {
         for (;;)
-            syscall(SYS_pause);
+            pause();
     } else {
         for (;;) /* no call at all */
             ;
@@ -43,10 +59,17 @@ static int call_for_ever(void *argument)
     for (;;) {
         long ret, first = argument ? path : id;
         calling = 1;
+#ifdef __x86_64__
         asm volatile("call *%5"
                      : "=a"(ret)
                      : "0"(argument ? SYS_chown : SYS_setresuid), "D"(first), "S"(id), "d"(id), "r"(place_of_call)
                      : "rcx", "r11", "memory");
+#else
+        register long x8 asm("x8") = argument ? SYS_fchownat : SYS_setresuid, x0 asm("x0") = argument ? (unsigned long)AT_FDCWD : id,
+                      x1 asm("x1") = first, x2 asm("x2") = id, x3 asm("x3") = id, x4 asm("x4") = 0;
+        asm volatile("blr %6" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(place_of_call) : "x30", "memory");
+        ret = x0;
+#endif
         if (ret != -EPERM)
             _exit(3);
     }
@@ -69,7 +92,7 @@ static int tracer_of(pid_t pid)
 /* Waits until nobody traces it. */
 static void await_untraced(pid_t pid, const char *what)
 {
-    for (long long end = now_us() + 5000000; tracer_of(pid) > 0; usleep(1000))
+    for (long long end = now_us() + scaled(5000000); tracer_of(pid) > 0; usleep(1000))
         if (now_us() > end)
             die("%s: thread %d is still held by %d", what, pid, tracer_of(pid));
 }
@@ -78,7 +101,7 @@ static void await_untraced(pid_t pid, const char *what)
 static int wait_a_while(pid_t pid)
 {
     int status;
-    for (long long end = now_us() + 3000000; waitpid(pid, &status, WNOHANG) == 0; usleep(100))
+    for (long long end = now_us() + scaled(3000000); waitpid(pid, &status, WNOHANG) == 0; usleep(100))
         if (now_us() > end)
             return -1;
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
@@ -104,17 +127,18 @@ int swap_main(int argc, char **argv)
     swap_kind = argv[1], swap_victim = argv[3];
     place_of_call = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(place_of_call != MAP_FAILED);
-    char *code = (char *)place_of_call;
-    code[2] = 0xc3; /* ret */
     void (*to)(void) = instead;
-    memcpy(code + 16, "\x48\x83\xe4\xf0\x48\xb8", 6); /* and $-16, %rsp; movabs to, %rax */
-    memcpy(code + 22, &to, 8);
-    memcpy(code + 30, "\xff\xd0", 2); /* call *%rax */
+    char *jumped = (char *)place_of_call + 16;
+    place_of_call[1] = RETURN;
+    memcpy(jumped, to_address, sizeof to_address - 1);
+    memcpy(jumped + sizeof to_address - 1, &to, 8);
+    memcpy(jumped + sizeof to_address + 7, at_address, sizeof at_address - 1);
+    __builtin___clear_cache((char *)place_of_call, jumped + 64);
     must(syscall(SYS_setgroups, 0, NULL) == 0 && syscall(SYS_setresgid, 1000, 1000, 1000) == 0);
     must(syscall(SYS_setresuid, 1000, 1000, 1000) == 0 && prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);
     pid_t pids[64];
     for (int round = 0; round < rounds; round++) {
-        *(volatile uint16_t *)place_of_call = CALL;
+        put(CALL);
         calling = 0;
         int before = came;
         char *top = swap_stack[lasts ? round : 0] + sizeof swap_stack[0] - 256;
@@ -129,10 +153,13 @@ int swap_main(int argc, char **argv)
             must(kill(pid, SIGSTOP) == 0);
             continue;
         }
-        *(volatile uint16_t *)place_of_call = JUMP;
-        for (long long end = now_us() + 5000000; came == before; )
-            if (now_us() > end)
+        put(JUMP);
+        for (long long begin = now_us(); came == before;) {
+            if (now_us() > begin + 100000) /* an emulated processor may still have the old code */
+                put(JUMP);
+            if (now_us() > begin + scaled(5000000))
                 die("round %d: the call was never replaced", round);
+        }
         if (lasts) {
             pids[round] = pid;
             continue;
@@ -328,7 +355,7 @@ int namespaces_main(int argc, char **argv)
         for (;;)
             pause();
     }
-    for (long long end = now_us() + 20000000; *done < n; usleep(1000))
+    for (long long end = now_us() + scaled(20000000); *done < n; usleep(1000))
         if (now_us() > end)
             die("%d of %d namespaces had an answer", *done, n);
     puts("fine");

@@ -8,6 +8,7 @@
 
 int placing, registers_may_change;
 
+#ifdef __x86_64__
 long raw(enum abi abi, long nr, const unsigned long a[6])
 {
     long ret;
@@ -41,6 +42,30 @@ long raw(enum abi abi, long nr, const unsigned long a[6])
             after[4], after[5], a[0], a[1], a[2], a[3], a[4], a[5]);
     return ret;
 }
+#else
+long raw(enum abi abi, long nr, const unsigned long a[6])
+{
+    const unsigned long own[6] = {a[0], a[1], a[2], a[3], a[4], a[5]};
+    const unsigned long file[6] = {AT_FDCWD, a[0], a[1], a[2], (int)nr == SYS_lchown ? AT_SYMLINK_NOFOLLOW : 0, a[5]};
+    const unsigned long dup[6] = {a[0], a[1], 0, a[3], a[4], a[5]}, *args = own;
+    if (abi != X64)
+        die("a call of x86 on another machine");
+    if ((int)nr == SYS_chown || (int)nr == SYS_lchown)
+        args = file, nr = SYS_fchownat;
+    else if ((int)nr == SYS_chmod)
+        args = file, nr = SYS_fchmodat;
+    else if ((int)nr == SYS_dup2)
+        args = dup, nr = SYS_dup3;
+    register unsigned long x8 asm("x8") = nr, x0 asm("x0") = args[0], x1 asm("x1") = args[1], x2 asm("x2") = args[2],
+                               x3 asm("x3") = args[3], x4 asm("x4") = args[4], x5 asm("x5") = args[5];
+    asm volatile("svc #0" : "+r"(x0), "+r"(x1), "+r"(x2), "+r"(x3), "+r"(x4), "+r"(x5), "+r"(x8) : : "memory");
+    unsigned long after[7] = {x0, x1, x2, x3, x4, x5, x8};
+    if ((memcmp(after + 1, args + 1, 5 * sizeof *after) || after[6] != (unsigned long)nr) && !registers_may_change)
+        die("call %ld changed its registers: %lx %lx %lx %lx %lx, were %lx %lx %lx %lx %lx", nr, after[1], after[2], after[3],
+            after[4], after[5], args[1], args[2], args[3], args[4], args[5]);
+    return after[0];
+}
+#endif
 
 long raw3(long nr, unsigned long a, unsigned long b, unsigned long c)
 {
@@ -77,6 +102,12 @@ long long now_us(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
+}
+
+long long scaled(long long us)
+{
+    const char *factor = getenv("TIME_FACTOR");
+    return factor && atoi(factor) > 0 ? us * atoi(factor) : us;
 }
 
 int wait_for(pid_t pid)

@@ -34,7 +34,13 @@
 #define POOL 2048u
 #define BASE 1000u
 
-enum abi { X64, I386, X32 };
+enum abi { X64, I386, X32 }; /* X64: the machine's own; the others are on x86-64 only */
+
+#ifndef __x86_64__
+/* Older calls that arm64 never had: raw() makes the newer one of each. */
+enum { SYS_dup2 = 10033, SYS_chmod = 10090, SYS_chown = 10092, SYS_lchown = 10094 };
+#define MAP_32BIT 0 /* no 32-bit calls: any memory will do */
+#endif
 
 /* The rule, written a second time. -1 is "no change". */
 static inline unsigned place(unsigned id)
@@ -65,6 +71,8 @@ void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))
 /* Keeps all capabilities whatever the ids become, so that a caller can change them again and again. */
 void keep_capabilities(void);
 long long now_us(void);
+/* A limit of time on this machine: TIME_FACTOR is how many times slower it is than an ordinary one. */
+long long scaled(long long us);
 /* Waits for a child and gives its exit status, 128 + n if a signal ended it. */
 int wait_for(pid_t pid);
 unsigned next_random(unsigned *state);

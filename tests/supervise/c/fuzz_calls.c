@@ -46,6 +46,7 @@ void choose_ids(int distinct)
 
 /* ---- A call, with all registers. */
 
+#ifdef __x86_64__
 struct registers {
     unsigned long ax, bx, cx, dx, si, di, bp, r8, r9, r10, r11, r12, r13, r14, r15, flags;
 };
@@ -92,6 +93,15 @@ void make(struct call *c)
     if (c->size && memcmp(c->array, c->copy, c->size))
         strcpy(c->wrong, " WRONG the array has changed");
 }
+#else
+void make(struct call *c)
+{
+    c->wrong[0] = 0;
+    c->ret = raw(c->abi, c->nr, c->args);
+    if (c->size && memcmp(c->array, c->copy, c->size))
+        strcpy(c->wrong, " WRONG the array has changed");
+}
+#endif
 
 /* ---- Arguments: in memory that 32-bit calls reach. */
 
@@ -254,15 +264,15 @@ static void groups_arguments(struct call *c, int narrow)
 enum takes { PATH, DESCRIPTOR, BOTH, IDS, FS_ID, GROUPS };
 static const struct {
     const char *name;
-    int x64, i386, i386_32;
+    int own, i386, i386_32;
     enum takes takes;
     int ids;
 } table[] = {
-    {"chown", 92, 182, 212, PATH, 2},        {"lchown", 94, 16, 198, PATH, 2},         {"fchown", 93, 95, 207, DESCRIPTOR, 2},
-    {"fchownat", 260, 298, 298, BOTH, 2},    {"setuid", 105, 23, 213, IDS, 1},         {"setgid", 106, 46, 214, IDS, 1},
-    {"setreuid", 113, 70, 203, IDS, 2},      {"setregid", 114, 71, 204, IDS, 2},       {"setresuid", 117, 164, 208, IDS, 3},
-    {"setresgid", 119, 170, 210, IDS, 3},    {"setfsuid", 122, 138, 215, FS_ID, 1},    {"setfsgid", 123, 139, 216, FS_ID, 1},
-    {"setgroups", 116, 81, 206, GROUPS, 0},
+    {"chown", SYS_chown, 182, 212, PATH, 2},        {"lchown", SYS_lchown, 16, 198, PATH, 2},         {"fchown", SYS_fchown, 95, 207, DESCRIPTOR, 2},
+    {"fchownat", SYS_fchownat, 298, 298, BOTH, 2},    {"setuid", SYS_setuid, 23, 213, IDS, 1},         {"setgid", SYS_setgid, 46, 214, IDS, 1},
+    {"setreuid", SYS_setreuid, 70, 203, IDS, 2},      {"setregid", SYS_setregid, 71, 204, IDS, 2},       {"setresuid", SYS_setresuid, 164, 208, IDS, 3},
+    {"setresgid", SYS_setresgid, 170, 210, IDS, 3},    {"setfsuid", SYS_setfsuid, 138, 215, FS_ID, 1},    {"setfsgid", SYS_setfsgid, 139, 216, FS_ID, 1},
+    {"setgroups", SYS_setgroups, 81, 206, GROUPS, 0},
 };
 
 static void any_call(struct call *c, int of_ids)
@@ -271,8 +281,11 @@ static void any_call(struct call *c, int of_ids)
     size_t i = of_ids ? 4 + upto(LENGTH(table) - 4) : upto(2) ? upto(4) : upto(LENGTH(table));
     /* A third of them in each way, x32 aside. */
     unsigned way = upto(10), narrow = way >= 6 && way < 8 && table[i].takes != BOTH, at = 0;
+#ifndef __x86_64__
+    way = narrow = 0;
+#endif
     c->abi = way < 5 ? X64 : way == 5 ? X32 : I386;
-    c->nr = c->abi != I386 ? table[i].x64 : narrow ? table[i].i386 : table[i].i386_32;
+    c->nr = c->abi != I386 ? table[i].own : narrow ? table[i].i386 : table[i].i386_32;
     if (c->abi == X64 && upto(8) == 0)
         c->nr |= garbage << 32;
     say(c, "%s%s%s", c->abi == X32 ? "x32:" : c->abi == I386 ? "i386:" : "", table[i].name, narrow ? "16" : "");

@@ -119,7 +119,7 @@ int stop_main(int argc, char **argv)
     for (int round = 0; round < atoi(argv[1]); round++) {
         usleep(500 + next_random(&state) % 1500);
         must(kill(child, SIGSTOP) == 0);
-        long long end = now_us() + 5000000;
+        long long end = now_us() + scaled(5000000);
         pid_t got;
         while ((got = waitpid(child, &status, WUNTRACED | WNOHANG)) == 0 && now_us() < end)
             usleep(50);
@@ -190,7 +190,7 @@ int vanish_main(int argc, char **argv)
             syscall(SYS_exit_group, 0);
         }
         int status = -1;
-        long long end = now_us() + 10000000;
+        long long end = now_us() + scaled(10000000);
         while (waitpid(child, &status, WNOHANG) == 0) {
             if (now_us() > end) {
                 char command[200];

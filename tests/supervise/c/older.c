@@ -16,6 +16,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifdef __x86_64__
+enum { THIS_MACHINE = AUDIT_ARCH_X86_64 };
+#else
+enum { THIS_MACHINE = AUDIT_ARCH_AARCH64 };
+#endif
 enum { ALWAYS = -1, SINCE_NEVER = 0 };
 
 /* A call that fails with this error before a version (500 is 5.0), if (argument & mask) is the value. */
@@ -59,7 +64,7 @@ int main(int argc, char **argv)
         return fprintf(stderr, "older: what is %s?\n", argv[1]), 2;
 #define PUT(...) filter[n++] = (struct sock_filter)__VA_ARGS__
     PUT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)));
-    PUT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0));
+    PUT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, THIS_MACHINE, 1, 0));
     PUT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
     for (const struct hidden *h = hidden; h < hidden + sizeof hidden / sizeof *hidden; h++) {
         if (version == 0 ? h->since != SINCE_NEVER : h->since <= version)

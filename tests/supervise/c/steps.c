@@ -22,13 +22,14 @@
 
 static const struct {
     const char *name;
-    int x64, i386, i386_32;
+    int own, i386, i386_32;
 } calls[] = {
-    {"chown", 92, 182, 212},     {"lchown", 94, 16, 198},     {"fchown", 93, 95, 207},     {"fchownat", 260, 298, -1},
-    {"setuid", 105, 23, 213},    {"setgid", 106, 46, 214},    {"setreuid", 113, 70, 203},  {"setregid", 114, 71, 204},
-    {"setresuid", 117, 164, 208}, {"setresgid", 119, 170, 210}, {"setgroups", 116, 81, 206}, {"setfsuid", 122, 138, 215},
-    {"setfsgid", 123, 139, 216}, {"setxattr", 188, 226, -1},  {"lsetxattr", 189, 227, -1}, {"fsetxattr", 190, 228, -1},
-    {"setxattrat", 463, 463, -1},
+    {"chown", SYS_chown, 182, 212},         {"lchown", SYS_lchown, 16, 198},        {"fchown", SYS_fchown, 95, 207},
+    {"fchownat", SYS_fchownat, 298, -1},    {"setuid", SYS_setuid, 23, 213},        {"setgid", SYS_setgid, 46, 214},
+    {"setreuid", SYS_setreuid, 70, 203},    {"setregid", SYS_setregid, 71, 204},    {"setresuid", SYS_setresuid, 164, 208},
+    {"setresgid", SYS_setresgid, 170, 210}, {"setgroups", SYS_setgroups, 81, 206},  {"setfsuid", SYS_setfsuid, 138, 215},
+    {"setfsgid", SYS_setfsgid, 139, 216},   {"setxattr", SYS_setxattr, 226, -1},    {"lsetxattr", SYS_lsetxattr, 227, -1},
+    {"fsetxattr", SYS_fsetxattr, 228, -1},  {"setxattrat", 463, 463, -1},
 };
 
 /* An array in use by a call, to be found unchanged afterwards. */
@@ -256,7 +257,7 @@ static int system_call(char **word, int n)
             continue;
         for (int k = 1; k < n && k <= 6; k++)
             args[k - 1] = argument(word[k]);
-        long ret = raw(abi, abi != I386 ? calls[i].x64 : is32 ? calls[i].i386_32 : calls[i].i386, args);
+        long ret = raw(abi, abi != I386 ? calls[i].own : is32 ? calls[i].i386_32 : calls[i].i386, args);
         printf("%s = %s\n", word[0], result(ret));
         if (array.at && memcmp(array.at, array.copy, array.size))
             die("%s changed the caller's array", word[0]);
