@@ -37,13 +37,14 @@ done
 sbom() {
 	jq -Rn --arg version "$version" --arg arch "$1" --arg commit "$commit" --arg rust "$rust" --arg musl "$musl" \
 		--arg binary "$binary_hash" --arg time "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)" '
+	def id: "SPDXRef-" + gsub("[^A-Za-z0-9.-]"; "-");
 	def package($name; $version; $license; $purpose): {
-		SPDXID: "SPDXRef-\($name)", name: $name, versionInfo: $version, downloadLocation: "NOASSERTION",
+		SPDXID: ($name | id), name: $name, versionInfo: $version, downloadLocation: "NOASSERTION",
 		filesAnalyzed: false, licenseConcluded: $license, licenseDeclared: $license, copyrightText: "NOASSERTION",
 		primaryPackagePurpose: $purpose};
 	def sha256($hash): {checksums: [{algorithm: "SHA256", checksumValue: $hash}]};
 	def relates($from; $how; $to): {
-		spdxElementId: "SPDXRef-\($from)", relationshipType: $how, relatedSpdxElement: "SPDXRef-\($to)"};
+		spdxElementId: ($from | id), relationshipType: $how, relatedSpdxElement: ($to | id)};
 	([inputs / "\t" | package(.[0]; .[1]; .[2]; "LIBRARY") + sha256(.[3]) + {externalRefs: [{
 		referenceCategory: "PACKAGE-MANAGER", referenceType: "purl", referenceLocator: "pkg:cargo/\(.[0])@\(.[1])"}]}
 	] + [
