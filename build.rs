@@ -1,4 +1,4 @@
-//! Generates the message types from proto/ with the pure-Rust parser.
+//! Generates the message types from proto/ with the pure-Rust parser, and leaves tables that nobody reads out of the file.
 
 use std::env;
 use std::fs;
@@ -20,6 +20,11 @@ const CHANGES: [(&str, &str); 4] = [
 
 fn main() {
     println!("cargo:rerun-if-changed=proto");
+    if env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|libc| libc == "musl") {
+        let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+        println!("cargo:rerun-if-changed=.cargo/no-unwind.ld");
+        println!("cargo:rustc-link-arg-bins=-T{folder}/.cargo/no-unwind.ld");
+    }
     protobuf_codegen::Codegen::new()
         .pure()
         .include("proto")
