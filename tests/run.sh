@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/lib.sh"
 
 need_lab
-need_packages file:file man:man-db groff:groff zstd:zstd shellcheck:shellcheck
+need_packages file:file man:man-db groff:groff zstd:zstd xz:xz-utils bzip2:bzip2 shellcheck:shellcheck
 need_go
 need_rust x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 need_cargo_deny

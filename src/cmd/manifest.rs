@@ -1,35 +1,59 @@
 //! The ids that manifests of pods and workloads name: `runAsUser`, `runAsGroup`, `fsGroup` and `supplementalGroups`,
-//! wherever they stand, in YAML or JSON.
+//! wherever they stand, in YAML or JSON, the values of JSON patches for these, and our own annotation.
 //!
 //! A scanner, not a parser: it knows which text is a key and which a value (comments, quotes, block scalars, flow
-//! collections, several documents, anchors of numbers), and what belongs to the keys above. Maps below them, as in a
-//! schema or a policy, are no ids. Not read: `? key` on a line of its own, and escapes in keys.
+//! collections, several documents, anchors of numbers and of lists), and what belongs to the keys above. Maps below
+//! them, as in a schema or a policy, are no ids. Not read: `? key` on a line of its own, and escapes in keys.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use crate::map::ranges::{MAX_LISTED, Ranges};
 use crate::map::{MAX_ID, cut};
+use crate::pod::policy::ANNOTATION;
 
 /// More is no manifest.
 const MAX_SIZE: u64 = 16 << 20;
 /// Brackets in brackets.
 const MAX_DEPTH: usize = 64;
-/// Numbers with a name for later use, `&uid 10001`.
+/// Numbers and lists with a name for later use, `&uid 10001`.
 const MAX_ANCHORS: usize = 1024;
 
-/// The ids that a manifest names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identities {
-    /// Of `runAsUser`.
-    pub uids: Ranges,
-    /// Of the others.
-    pub gids: Ranges,
+/// An id that a manifest names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id {
+    /// The user or group id.
+    pub id: u32,
+    /// Whether it is a group's.
+    pub group: bool,
+    /// Counted from 1.
+    pub line: usize,
+}
+
+/// Adds what can be read below a path: itself, or the manifests in a folder, by their names. Links to folders in it are not
+/// followed.
+pub fn files(path: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    if !path.is_dir() {
+        found.push(path.to_owned());
+        return Ok(());
+    }
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        paths.insert(paths.partition_point(|other| other.as_os_str() < path.as_os_str()), path);
+    }
+    for path in paths {
+        let is_manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if if path.is_dir() { !path.is_symlink() } else { is_manifest && path.is_file() } {
+            files(&path, found)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file; `-` is stdin. An error is one line without the path.
-pub fn read(path: &Path) -> Result<Identities, String> {
+pub fn read(path: &Path) -> Result<Vec<Id>, String> {
     let path = if path.as_os_str() == "-" { Path::new("/dev/stdin") } else { path };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| e.to_string())?;
@@ -37,20 +61,43 @@ pub fn read(path: &Path) -> Result<Identities, String> {
     if bytes.len() as u64 > MAX_SIZE {
         return Err(format!("over {MAX_SIZE} bytes"));
     }
-    scan(&String::from_utf8(bytes).map_err(|_| "not UTF-8")?)
+    scan(&String::from_utf8(bytes).map_err(|_| "not UTF-8: if it is UTF-16, as PowerShell writes it, convert it")?)
 }
 
 /// Finds the ids in a text. An error names the line.
-pub fn scan(text: &str) -> Result<Identities, String> {
-    let text = text.trim_start_matches('\u{feff}');
+pub fn scan(text: &str) -> Result<Vec<Id>, String> {
+    // Every document may begin with a mark of its encoding, and lines end as anywhere.
+    let (mut clean, mut rest) = (String::new(), text.chars().peekable());
+    while let Some(c) = rest.next() {
+        match c {
+            '\u{feff}' => {}
+            '\r' if rest.peek() == Some(&'\n') => {}
+            '\r' => clean.push('\n'),
+            c => clean.push(c),
+        }
+    }
+    let text = &*clean;
     if let Some(at) = text.find('\0') {
         return Err(format!("line {}: a NUL byte", text[..at].matches('\n').count() + 1));
     }
-    let mut scanner = Scanner { text, at: 0, line: 1, ids: [Vec::new(), Vec::new()], anchors: Vec::new() };
-    scanner.lines()?;
-    let [uids, gids] = scanner.ids.map(|ids| Ranges::new(ids.into_iter().map(|id| id..=id).collect()));
-    Ok(Identities { uids, gids })
+    let mut scanner = Scanner { text, at: 0, line: 1, ids: Vec::new(), anchors: Vec::new(), list: None };
+    match scanner.lines() {
+        Ok(()) => Ok(scanner.ids),
+        Err((line, why)) => {
+            // Braces of templates are YAML as well, and quotes in them end those around: any error may be theirs.
+            for (n, near) in text.lines().enumerate().take(scanner.line).skip(line - 1) {
+                if let Some(at) = near.find("{{").or(near.find("{%")) {
+                    let (n, rest) = (n + 1, cut(&near[at..]));
+                    return Err(format!("line {n}: a template, {rest:?}: render the chart first, helm template"));
+                }
+            }
+            Err(format!("line {line}: {why}"))
+        }
+    }
 }
+
+/// The line of an error, and what it is.
+type Fault = (usize, String);
 
 /// A key whose value is read.
 type Field = &'static str;
@@ -59,30 +106,44 @@ const USER: Field = "runAsUser";
 const FIELDS: [Field; 4] = [USER, "runAsGroup", "fsGroup", "supplementalGroups"];
 
 fn field(key: &str) -> Option<Field> {
-    FIELDS.into_iter().find(|field| *field == key)
+    let ours =
+        key.strip_prefix(ANNOTATION).is_some_and(|rest| matches!(rest, "" | "/pod") || rest.starts_with("/container."));
+    FIELDS.into_iter().find(|field| *field == key).or(ours.then_some(ANNOTATION))
+}
+
+/// The key that a JSON patch's path leads to, `/spec/securityContext/supplementalGroups/-`.
+fn patched(path: &str) -> Option<Field> {
+    let path = path.trim_matches(['"', '\'']);
+    let mut parts = path.rsplit('/').filter(|part| *part != "-" && part.parse::<u32>().is_err());
+    parts.next().filter(|_| path.starts_with('/')).and_then(|part| field(&part.replace("~1", "/")))
 }
 
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
     line: usize,
-    /// uids, gids.
-    ids: [Vec<u32>; 2],
-    anchors: Vec<(&'a str, u32)>,
+    ids: Vec<Id>,
+    anchors: Vec<(&'a str, Vec<u32>)>,
+    /// The anchor of the list that is being read.
+    list: Option<usize>,
 }
 
 /// What a line leaves open for the next ones. Columns count from 0; what is at the top is below -1.
 #[derive(Default)]
-struct Open {
+struct Open<'a> {
     /// A plain text that goes on below this column.
     plain: Option<isize>,
     /// A field at this column whose value is still to come.
     field: Option<(Field, isize)>,
+    /// The column of the key whose value is a list with an anchor.
+    list: isize,
+    /// At this column, what a patch's path leads to, and a value that came before its path.
+    patch: (isize, Option<Field>, Option<(&'a str, usize)>),
 }
 
 impl<'a> Scanner<'a> {
     /// Line by line; a bracket, quote or block of text takes all of its lines at once.
-    fn lines(&mut self) -> Result<(), String> {
+    fn lines(&mut self) -> Result<(), Fault> {
         let mut open = Open::default();
         while self.at < self.text.len() {
             let mut column = self.blanks();
@@ -111,17 +172,22 @@ impl<'a> Scanner<'a> {
                 continue;
             }
             if open.plain.is_some_and(|above| column > above) {
+                if let Some((ANNOTATION, _)) = open.field {
+                    let text = self.plain(|_, _| false);
+                    self.value(Some(ANNOTATION), text, None, self.line)?;
+                }
                 self.skip_line();
                 continue;
             }
             open.plain = None;
             let is_item = |scanner: &Self| matches!(scanner.peek(), b'-' | b'?') && scanner.is_blank(1);
-            if open.field.is_some_and(|(_, of)| column < of || column == of && !is_item(self)) {
-                open.field = None;
-            }
+            let ends = |of: isize| column < of || column == of && !is_item(self);
+            open.field = open.field.filter(|(_, of)| !ends(*of));
+            self.list = self.list.filter(|_| !ends(open.list));
             let mut above = -1;
             while is_item(self) {
                 above = column;
+                open.patch = Default::default();
                 self.at += 1;
                 column += 1 + self.blanks();
             }
@@ -141,25 +207,30 @@ impl<'a> Scanner<'a> {
         above: isize,
         of: Option<Field>,
         may_be_key: bool,
-        open: &mut Open,
-    ) -> Result<(), String> {
+        open: &mut Open<'a>,
+    ) -> Result<(), Fault> {
         let anchor = self.properties();
         let line = self.line;
         let key = match self.peek() {
             b'\n' | b'#' => {
+                if let Some(name) = anchor {
+                    (self.list, open.list) = (self.anchor(name, Vec::new()), above);
+                }
                 self.skip_line();
                 return Ok(());
             }
             b'|' | b'>' => {
-                if let Some(field) = of {
-                    return Err(format!("line {line}: {field} is text, not a number"));
-                }
                 self.skip_line();
+                let from = self.at;
                 self.skip_text(above);
-                return Ok(());
+                return match of {
+                    Some(ANNOTATION) => self.value(of, &self.text[from..self.at], None, line),
+                    Some(field) => Err((line, format!("{field} is text, not a number"))),
+                    None => Ok(()),
+                };
             }
             b'{' | b'[' => {
-                self.flow(of, 0)?;
+                self.flow(of, anchor, 0)?;
                 self.ends_key(may_be_key).then_some("")
             }
             b'"' | b'\'' => {
@@ -183,22 +254,55 @@ impl<'a> Scanner<'a> {
         let Some(key) = key else { return self.end_line() };
         self.at += 1;
         self.blanks();
-        let field = field(key);
+        let mut field = field(key);
+        let rest = self.rest().lines().next().unwrap_or_default();
+        if open.patch.0 != column {
+            open.patch = (column, None, None);
+        }
+        match (key, &mut open.patch) {
+            ("path", (_, path, value)) => {
+                *path = rest.split_ascii_whitespace().next().and_then(patched);
+                if let (Some(field), Some((text, line))) = (*path, value.take()) {
+                    self.value(Some(field), text, None, line)?;
+                }
+            }
+            ("value", (_, path, value)) => match path {
+                Some(_) => field = *path,
+                None => *value = Some((rest.split(" #").next().unwrap_or_default().trim(), line)),
+            },
+            // A patch in a text of its own is read like what is around it.
+            ("patch", _) if matches!(self.peek(), b'|' | b'>') && self.is_patch() => {
+                self.skip_line();
+                return Ok(());
+            }
+            _ => {}
+        }
         open.field = field.map(|field| (field, column));
         // A value on the key's line cannot be a key again, so this goes no deeper.
         self.node(column, column, field, false, open)
     }
 
+    /// Whether the lines after this one are a patch of Kustomize, of either kind.
+    fn is_patch(&self) -> bool {
+        let text = self.rest().split_once('\n').map_or("", |(_, text)| text.trim_start());
+        ["- op:", "- path:", "- value:", "[", "{", "apiVersion:", "kind:"].iter().any(|start| text.starts_with(start))
+    }
+
     /// `[…]` or `{…}`.
-    fn flow(&mut self, of: Option<Field>, depth: usize) -> Result<(), String> {
+    fn flow(&mut self, of: Option<Field>, anchor: Option<&'a str>, depth: usize) -> Result<(), Fault> {
         let start = self.line;
         if self.rest().starts_with("{{") || self.rest().starts_with("{%") {
-            return Err(self.template());
+            return Err((start, "a template".into()));
         }
         if depth > MAX_DEPTH {
-            return Err(format!("line {start}: brackets in brackets, over {MAX_DEPTH} deep"));
+            return Err((start, format!("brackets in brackets, over {MAX_DEPTH} deep")));
         }
         let list = self.peek() == b'[';
+        let around = self.list;
+        if let Some(name) = anchor.filter(|_| list) {
+            self.list = self.anchor(name, Vec::new());
+        }
+        let (mut key, mut patch, mut value) = ("", None, None);
         let close = if list { b']' } else { b'}' };
         self.at += 1;
         // Whose value is next; in a map, the word before ':' is none.
@@ -209,12 +313,13 @@ impl<'a> Scanner<'a> {
             self.spaces_and_comments();
             let line = self.line;
             match self.peek() {
-                0 => return Err(format!("line {start}: the bracket does not close")),
+                0 => return Err((start, "the bracket does not close".into())),
                 c if c == close => {
                     self.at += 1;
+                    self.list = around;
                     return Ok(());
                 }
-                c @ (b']' | b'}') => return Err(format!("line {line}: {:?} closes nothing", char::from(c))),
+                c @ (b']' | b'}') => return Err((line, format!("{:?} closes nothing", char::from(c)))),
                 b',' => {
                     self.at += 1;
                     (of_next, is_value) = (of.filter(|_| list), list);
@@ -223,15 +328,26 @@ impl<'a> Scanner<'a> {
                     self.at += 1;
                     is_value = true;
                 }
-                b'{' | b'[' => self.flow(of_next.filter(|_| is_value), depth + 1)?,
+                b'{' | b'[' => self.flow(of_next.filter(|_| is_value), anchor, depth + 1)?,
                 c => {
                     let quoted = matches!(c, b'"' | b'\'');
                     let text = if quoted { self.quoted()? } else { self.flow_plain() };
                     self.spaces_and_comments();
                     if self.peek() == b':' {
-                        (of_next, is_value) = (field(text), true);
+                        (of_next, is_value, key) = (field(text).or(patch.filter(|_| text == "value")), true, text);
                         self.at += 1;
-                    } else if is_value && quoted {
+                        continue;
+                    }
+                    match key {
+                        "path" => patch = patched(text),
+                        "value" if !quoted && patch.is_none() => value = Some((text, line)),
+                        _ => {}
+                    }
+                    if let (Some(field), Some((text, line))) = (patch, value) {
+                        self.value(Some(field), text, None, line)?;
+                        value = None;
+                    }
+                    if is_value && quoted {
                         self.string(of_next, text, line)?;
                     } else if is_value {
                         self.value(of_next, text, anchor, line)?;
@@ -242,13 +358,13 @@ impl<'a> Scanner<'a> {
     }
 
     /// A quoted text, on one line or more.
-    fn quoted(&mut self) -> Result<&'a str, String> {
+    fn quoted(&mut self) -> Result<&'a str, Fault> {
         let (quote, start) = (self.peek(), self.line);
         let from = self.at + 1;
         loop {
             self.at += 1;
             match self.peek() {
-                0 => return Err(format!("line {start}: the quote does not end")),
+                0 => return Err((start, "the quote does not end".into())),
                 b'\n' => self.line += 1,
                 b'\\' if quote == b'"' => {
                     self.at += 1;
@@ -293,47 +409,73 @@ impl<'a> Scanner<'a> {
     }
 
     /// A value without quotes.
-    fn value(&mut self, of: Option<Field>, text: &'a str, anchor: Option<&'a str>, line: usize) -> Result<(), String> {
-        if of.is_none() && anchor.is_none() {
+    fn value(&mut self, of: Option<Field>, text: &'a str, anchor: Option<&'a str>, line: usize) -> Result<(), Fault> {
+        if of == Some(ANNOTATION) {
+            return self.annotation(text, line);
+        }
+        if of.is_none() && anchor.is_none() && self.list.is_none() {
             return Ok(());
         }
-        let id = match text.strip_prefix('*') {
+        let ids = match text.strip_prefix('*') {
             Some(name) => match self.anchors.iter().rev().find(|(known, _)| *known == name) {
-                Some((_, id)) => Ok(Some(*id)),
+                Some((_, ids)) => Ok(ids.clone()),
                 None => Err(format!("{:?}, which names no number above", cut(text))),
             },
-            None => id(text),
+            None => id(text).map(|id| id.into_iter().collect()),
         };
-        if let (Some(name), Ok(Some(id))) = (anchor, &id)
-            && self.anchors.len() < MAX_ANCHORS
-        {
-            self.anchors.push((name, *id));
-        }
-        let Some(field) = of else { return Ok(()) };
-        if let Some(id) = id.map_err(|e| format!("line {line}: {field} is {e}"))? {
-            let ids = &mut self.ids[usize::from(field != USER)];
-            if ids.len() as u64 >= MAX_LISTED {
-                return Err(format!("line {line}: over {MAX_LISTED} ids"));
+        if let Ok(ids) = &ids {
+            if let Some((_, list)) = self.list.and_then(|n| self.anchors.get_mut(n)) {
+                list.extend(ids.iter().take(MAX_LISTED as usize - list.len()));
             }
-            ids.push(id);
+            if let Some(name) = anchor {
+                self.anchor(name, ids.clone());
+            }
+        }
+        match of {
+            Some(field) => self.push(field != USER, ids.map_err(|e| (line, format!("{field} is {e}")))?, line),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps what an anchor names, and says where.
+    fn anchor(&mut self, name: &'a str, ids: Vec<u32>) -> Option<usize> {
+        (self.anchors.len() < MAX_ANCHORS).then(|| {
+            self.anchors.push((name, ids));
+            self.anchors.len() - 1
+        })
+    }
+
+    fn push(&mut self, group: bool, ids: Vec<u32>, line: usize) -> Result<(), Fault> {
+        if (self.ids.len() + ids.len()) as u64 > MAX_LISTED {
+            return Err((line, format!("over {MAX_LISTED} ids")));
+        }
+        self.ids.extend(ids.into_iter().map(|id| Id { id, group, line }));
+        Ok(())
+    }
+
+    /// What our annotation claims.
+    fn annotation(&mut self, text: &str, line: usize) -> Result<(), Fault> {
+        for word in text.split_ascii_whitespace() {
+            for (key, group) in [("claim-uids=", false), ("claim-gids=", true)] {
+                if let Some(list) = word.strip_prefix(key) {
+                    let ids = Ranges::parse(list).map_err(|e| (line, format!("{key} {e}")))?;
+                    self.push(group, ids.ids().collect(), line)?;
+                }
+            }
         }
         Ok(())
     }
 
     /// A value in quotes.
-    fn string(&self, of: Option<Field>, text: &str, line: usize) -> Result<(), String> {
+    fn string(&mut self, of: Option<Field>, text: &'a str, line: usize) -> Result<(), Fault> {
         match of {
+            Some(ANNOTATION) => self.annotation(text, line),
             Some(field) => {
-                let what = format!("line {line}: {field} is a string, {:?}", cut(text));
-                Err(format!("{what}, and Kubernetes takes only numbers: remove the quotes"))
+                let what = format!("{field} is a string, {:?}", cut(text));
+                Err((line, format!("{what}, and Kubernetes takes only numbers: remove the quotes")))
             }
             None => Ok(()),
         }
-    }
-
-    fn template(&self) -> String {
-        let rest = self.rest().lines().next().unwrap_or_default();
-        format!("line {}: a template, {:?}: render the chart first, helm template", self.line, cut(rest))
     }
 
     /// Passes over `&anchor` and `!tag`; the anchor's name.
@@ -376,7 +518,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes over what may follow a value: nothing, or a comment.
-    fn end_line(&mut self) -> Result<(), String> {
+    fn end_line(&mut self) -> Result<(), Fault> {
         self.blanks();
         match self.peek() {
             0 | b'\n' | b'#' => {
@@ -385,7 +527,7 @@ impl<'a> Scanner<'a> {
             }
             _ => {
                 let rest = self.rest().lines().next().unwrap_or_default();
-                Err(format!("line {}: {:?} follows a value", self.line, cut(rest)))
+                Err((self.line, format!("{:?} follows a value", cut(rest))))
             }
         }
     }

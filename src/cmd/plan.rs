@@ -33,10 +33,14 @@ Options:
       --uids FIRST:COUNT     these subordinate user ids; may be repeated
       --gids FIRST:COUNT     these subordinate group ids; may be repeated
       --pin IDS              ids that must be there, such as 10001,50000-50009
-      --from-image FILE      an OCI layout or archive, or what docker save
-                             wrote; may be repeated
-      --from-manifest FILE   pods and workloads, YAML or JSON; may be repeated
+      --from-image FILE...   an OCI layout or archive, or what docker save or
+                             skopeo (dir:) wrote
+      --from-manifest FILE...
+                             pods and workloads, YAML or JSON, folders of them,
+                             or - for stdin
       --podman               print the options for podman run, nothing else
+      --config               print lines for the plugin's configuration, which
+                             give these images their ids under true numbers
       --json                 print JSON
       --nest LEVELS          plan nested user namespaces instead
       --each COUNT           ids for each level [default: 65536]
@@ -53,7 +57,7 @@ Examples:
 /// The pause image and nobody (65534), distroless's nonroot (65532): every plan pins these first.
 const ALWAYS: [std::ops::RangeInclusive<u32>; 1] = [65532..=65535];
 /// Other ids of well-known images, pinned last. The man page has the reasons.
-const USUAL: [u32; 10] = [2102, 2103, 7474, 8737, 8983, 9999, 10000, 10001, 11211, 50000];
+const USUAL: [u32; 13] = [2102, 2103, 5050, 7474, 8737, 8983, 9999, 10000, 10001, 10002, 10014, 11211, 50000];
 
 /// What was asked.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -66,6 +70,7 @@ pub struct Options {
     images: Vec<PathBuf>,
     manifests: Vec<PathBuf>,
     podman: bool,
+    config: bool,
     json: bool,
     nest: Option<u32>,
     each: Option<u32>,
@@ -93,9 +98,14 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
             Long("uids") => add("--uids", &mut o.uids, value(&mut parser)?)?,
             Long("gids") => add("--gids", &mut o.gids, value(&mut parser)?)?,
             Long("pin") => o.pins.push(Ranges::parse(&value(&mut parser)?).map_err(|why| format!("--pin: {why}"))?),
-            Long("from-image") => o.images.push(parser.value().map_err(text)?.into()),
-            Long("from-manifest") => o.manifests.push(parser.value().map_err(text)?.into()),
+            Long(from @ ("from-image" | "from-manifest")) => {
+                let files = if from == "from-image" { &mut o.images } else { &mut o.manifests };
+                for path in parser.values().map_err(text)? {
+                    files.push(path.into());
+                }
+            }
             Long("podman") => o.podman = true,
+            Long("config") => o.config = true,
             Long("json") => o.json = true,
             Long("nest") => o.nest = Some(number("--nest", value(&mut parser)?)?),
             Long("each") => o.each = Some(number("--each", value(&mut parser)?)?),
@@ -103,7 +113,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
             other => return Err(other.unexpected().to_string()),
         }
     }
-    let plans_a_node = o.subuid.is_some() || o.user.is_some() || o.podman || o.json;
+    let plans_a_node = o.subuid.is_some() || o.user.is_some() || o.podman || o.config || o.json;
     let has_inputs = !(o.uids.is_empty() && o.gids.is_empty() && o.pins.is_empty());
     let has_files = !(o.images.is_empty() && o.manifests.is_empty());
     if o.nest.is_some() && (plans_a_node || has_inputs || has_files) {
@@ -118,8 +128,11 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
     if !o.uids.is_empty() && (o.subuid.is_some() || o.user.is_some()) || o.subuid.is_some() && o.user.is_some() {
         return Err("--user, --subuid, and --uids with --gids: one of them only".into());
     }
-    if o.podman && o.json {
-        return Err("--podman and --json: one of them only".into());
+    if u8::from(o.podman) + u8::from(o.config) + u8::from(o.json) > 1 {
+        return Err("--podman, --config and --json: one of them only".into());
+    }
+    if o.config && o.images.is_empty() {
+        return Err("--config needs --from-image".into());
     }
     if let Some(levels) = o.nest {
         nested(&o, levels)?;
@@ -143,6 +156,8 @@ struct Plan {
     /// Groups.
     gids: (Granted, Layout),
     images: Vec<image::Image>,
+    /// The ids in each manifest.
+    manifests: Vec<(PathBuf, Vec<manifest::Id>)>,
 }
 
 /// Plans.
@@ -154,21 +169,31 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
     let mut images = Vec::new();
     for path in &options.images {
         let read = image::read(path, &mut Progress::new(path).told());
-        images.extend(read.map_err(|why| format!("{}: {why}", path.display()))?);
+        images.extend(read.map_err(|why| format!("{path:?}: {why}"))?);
     }
-    let mut named = manifest::Identities::default();
+    let (mut files, mut manifests, mut code) = (Vec::new(), Vec::new(), 0);
+    let mut bad = |path: &Path, why: String| {
+        code = 1;
+        // With stderr gone the exit code still tells.
+        let _ = writeln!(io::stderr(), "uid-nri-plugin: {path:?}: {why}");
+    };
     for path in &options.manifests {
-        let read = manifest::read(path).map_err(|why| format!("{}: {why}", path.display()))?;
-        named.uids = named.uids.union(&read.uids);
-        named.gids = named.gids.union(&read.gids);
+        manifest::files(path, &mut files).unwrap_or_else(|why| bad(path, why.to_string()));
     }
-    let plan = plan(user, uids, gids, &options.pins, &named, images)?;
-    let text = match (options.podman, options.json) {
-        (true, _) => format!("{}\n", report::podman(&plan).join(" ")),
-        (_, true) => report::json(&plan),
+    for path in files {
+        match manifest::read(&path) {
+            Ok(ids) => manifests.push((path, ids)),
+            Err(why) => bad(&path, why),
+        }
+    }
+    let plan = plan(user, uids, gids, &options.pins, images, manifests)?;
+    let text = match (options.podman, options.config, options.json) {
+        (true, ..) => format!("{}\n", report::podman(&plan).join(" ")),
+        (_, true, _) => report::config(&plan),
+        (.., true) => report::json(&plan),
         _ => report::text(&plan),
     };
-    Ok((0, text))
+    Ok((code, text))
 }
 
 /// Whose ids, and which.
@@ -193,34 +218,49 @@ fn plan(
     uids: Granted,
     gids: Granted,
     pins: &[Ranges],
-    named: &manifest::Identities,
     images: Vec<image::Image>,
+    manifests: Vec<(PathBuf, Vec<manifest::Id>)>,
 ) -> Result<Plan, String> {
-    let (always, usual) = (Ranges::new(ALWAYS.to_vec()), single(USUAL));
-    let lay = |granted: &Granted, named: &Ranges, run_as: Ranges, owners: Ranges| {
+    let (always, usual) = (Ranges::new(ALWAYS.to_vec()), Ranges::of(USUAL.to_vec()));
+    let lay = |granted: &Granted, group: bool| {
+        let (named, mut of_images) = (named(&manifests, group), <[Ranges; 4]>::default());
+        for image in &images {
+            of_images.iter_mut().zip(ids_of(image, group)).for_each(|(all, ids)| *all = Ranges::union(&[all, &ids]));
+        }
         let mut order = vec![&always];
         order.extend(pins);
-        order.extend([named, &run_as, &owners, &usual]);
+        order.push(&named);
+        order.extend(&of_images);
+        order.push(&usual);
         granted.around().map(|around| lay_out(&around, &order))
     };
-    let of = |one: fn(&image::Image) -> Vec<u32>| single(images.iter().flat_map(one));
-    let uid_layout =
-        lay(&uids, &named.uids, of(|i| i.uid.into_iter().collect()), of(|i| i.uids.files.keys().copied().collect()))?;
-    let gid_layout =
-        lay(&gids, &named.gids, of(|i| i.gid.into_iter().collect()), of(|i| i.gids.files.keys().copied().collect()))?;
-    Ok(Plan { user, uids: (uids, uid_layout), gids: (gids, gid_layout), images })
+    let (uid_layout, gid_layout) = (lay(&uids, false)?, lay(&gids, true)?);
+    Ok(Plan { user, uids: (uids, uid_layout), gids: (gids, gid_layout), images, manifests })
 }
 
 /// The map of a user who has asked for nothing, in the lines that newuidmap and newgidmap get: each with its first id in
 /// the node, in Podman's namespace and on the machine.
 pub fn unasked(granted: &Granted) -> Result<Vec<Band>, String> {
     let around = granted.around()?;
-    let map = lay_out(&around, &[&Ranges::new(ALWAYS.to_vec()), &single(USUAL)]).map;
+    let map = lay_out(&around, &[&Ranges::new(ALWAYS.to_vec()), &Ranges::of(USUAL.to_vec())]).map;
     Ok(bands(&[around, map]))
 }
 
-fn single(ids: impl IntoIterator<Item = u32>) -> Ranges {
-    Ranges::new(ids.into_iter().map(|id| id..=id).collect())
+/// The user or group ids of an image: what its processes have, what its ACLs and file capabilities name, owners of its
+/// files, and those of its accounts.
+fn ids_of(image: &image::Image, group: bool) -> [Ranges; 4] {
+    let owners = |n: usize| Ranges::of(image.ids[n + usize::from(group)].files.keys().copied().collect());
+    let accounts = image.passwd.iter().chain(&image.group).map(|account| account.id(group)).collect();
+    let own = if group { image.gid } else { image.uid };
+    let own = Ranges::of(Vec::from_iter(own));
+    let set = if group { Ranges::union(&[&own, &image.groups]) } else { own };
+    [set, owners(2), owners(0), Ranges::of(accounts)]
+}
+
+/// The user or group ids in manifests.
+fn named(manifests: &[(PathBuf, Vec<manifest::Id>)], group: bool) -> Ranges {
+    let ids = manifests.iter().flat_map(|(_, ids)| ids).filter(|id| id.group == group);
+    Ranges::of(ids.map(|id| id.id).collect())
 }
 
 /// Tells on stderr how far the reading of a file is, once that takes long.
@@ -244,7 +284,7 @@ impl Progress<'_> {
             self.shown = true;
             let (done, total) = (done >> 20, total >> 20);
             // With stderr gone nobody is waiting to see it.
-            let _ = write!(io::stderr(), "\rreading {}: {done} of {total} MiB ", self.path.display());
+            let _ = write!(io::stderr(), "\rreading {:?}: {done} of {total} MiB ", self.path);
         }
     }
 }
@@ -260,6 +300,7 @@ impl Drop for Progress<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn parsed(words: &[&str]) -> Result<Option<Options>, String> {
         parse(lexopt::Parser::from_args(words))
@@ -278,6 +319,16 @@ mod tests {
         let nest = Options { nest: Some(3), each: Some(65536), first: Some(500_000), ..Default::default() };
         assert_eq!(parsed(&["--nest", "3", "--each", "65536", "--first", "500000"]), Ok(Some(nest)));
         assert_eq!(parsed(&["--help"]), Ok(None));
+        let files =
+            ["--subuid=1", "--from-manifest", "a", "-", "--from-image", "b", "c", "--from-manifest=d", "--config"];
+        let expected = Options {
+            subuid: Some(1),
+            images: vec!["b".into(), "c".into()],
+            manifests: vec!["a".into(), "-".into(), "d".into()],
+            config: true,
+            ..Default::default()
+        };
+        assert_eq!(parsed(&files), Ok(Some(expected)));
     }
 
     #[test]
@@ -289,7 +340,8 @@ mod tests {
             (&["--uids", "1"], "--uids \"1\": FIRST:COUNT is needed"),
             (&["--gids", "1:5", "--gids", "5:1"], "--gids \"5:1\" overlaps an earlier one"),
             (&["--subuid", "1", "--user", "a"], "--user, --subuid, and --uids with --gids: one of them only"),
-            (&["--podman", "--json"], "--podman and --json: one of them only"),
+            (&["--podman", "--json"], "--podman, --config and --json: one of them only"),
+            (&["--config"], "--config needs --from-image"),
             (&["--nest", "3", "--json"], "--nest goes with --each and --first only"),
             (&["--each", "3"], "--each and --first need --nest"),
             (&["--nest", "0"], "0 is not a number of levels: the kernel nests 1 to 32"),
@@ -303,9 +355,27 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_manifest_does_not_end_it() {
+        let top = std::env::temp_dir().join(format!("uid-nri-plugin-plan-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        for (name, text) in [("1.yaml", "runAsUser: x"), ("2.yaml", "runAsUser: 70000"), ("3.yaml", "fsGroup: 1")] {
+            fs::write(top.join(name), text).unwrap();
+        }
+        let run = |words: &[&str]| run(parsed(words).unwrap().unwrap()).unwrap();
+        let (code, text) = run(&["--subuid", "2047", "--from-manifest", "/nonexistent", top.to_str().unwrap()]);
+        let good = run(&["--subuid", "2047", "--from-manifest", top.join("2.yaml").to_str().unwrap()]);
+        fs::remove_dir_all(&top).unwrap();
+        assert_eq!((code, good.0), (1, 0));
+        let [two, three] = ["2.yaml", "3.yaml"].map(|name| format!("  {:?}\n", top.join(name)));
+        assert!(text.contains(&format!("{two}    uids  70000 (1)\n{three}    gids  1 (1)\n")), "{text}");
+        assert!(text.contains(" 70000:"), "{text}");
+        assert!(good.1.ends_with("claim-uids=70000\n"), "{}", good.1);
+    }
+
+    #[test]
     fn a_file_that_is_not_there() {
         let options = parsed(&["--subuid", "1", "--from-image", "/nonexistent"]).unwrap().unwrap();
         let error = run(options).unwrap_err();
-        assert!(error.starts_with("/nonexistent: ") && error.contains("No such file"), "{error}");
+        assert!(error.starts_with("\"/nonexistent\": ") && error.contains("No such file"), "{error}");
     }
 }

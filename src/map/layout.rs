@@ -60,11 +60,10 @@ pub fn lay_out(around: &IdMap, wanted: &[&Ranges]) -> Layout {
         }
     }
     let (map, pool) = check(good).unwrap_or_else(|_| (build(total, &BTreeSet::new()), total));
-    let single = |ids: Vec<u32>| Ranges::new(ids.into_iter().map(|id| id..=id).collect());
-    let (kept, left): (Vec<u32>, Vec<u32>) = (order[..good].to_vec(), order[good..].to_vec());
-    let left_out = single(left.into_iter().filter(|id| *id >= pool).collect());
-    let limit = limit.filter(|_| left_out.iter().next().is_some());
-    Layout { map, pool, pinned: single(kept.into_iter().filter(|id| *id >= pool).collect()), left_out, limit }
+    let left = order.split_off(good);
+    let [pinned, left_out] = [order, left].map(|ids| Ranges::of(ids).filter(&|id| id >= pool));
+    let limit = limit.filter(|_| !left_out.is_empty());
+    Layout { map, pool, pinned, left_out, limit }
 }
 
 /// The longest pool that leaves room for the pins beyond it.

@@ -30,6 +30,21 @@ impl Ranges {
         Ranges(merged)
     }
 
+    /// Single ids.
+    pub fn of(ids: Vec<u32>) -> Ranges {
+        Ranges::new(ids.into_iter().map(|id| id..=id).collect())
+    }
+
+    /// Those of the ids that are to be kept.
+    pub fn filter(&self, keep: &dyn Fn(u32) -> bool) -> Ranges {
+        Ranges::of(self.ids().filter(|id| keep(*id)).collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The first ranges, `0-2043, 65532-65535`, and how many more there are.
     pub fn listed(&self, most: usize) -> String {
         let more = self.0.len().saturating_sub(most);
@@ -37,9 +52,9 @@ impl Ranges {
         if more > 0 { format!("{shown} and {more} more") } else { shown }
     }
 
-    /// The ids of both.
-    pub fn union(&self, other: &Ranges) -> Ranges {
-        Ranges::new([self.0.as_slice(), &other.0].concat())
+    /// The ids of all.
+    pub fn union(all: &[&Ranges]) -> Ranges {
+        Ranges::new(all.iter().flat_map(|ranges| ranges.iter().cloned()).collect())
     }
 
     /// Reads `50000,10001-10005`: ids and ranges, separated by commas, at most 65536 ids in all.

@@ -6,12 +6,15 @@ use std::io;
 use super::blocks::Source;
 use super::store::{Blob, Part};
 use super::tar;
+use super::tree::Node;
 use crate::map::MAX_ID;
 use crate::sys::pipe::Program;
 
 /// Of /etc/passwd and /etc/group, so many bytes are read, and so many entries.
 const MAX_TABLE: u64 = 1 << 18;
 const MAX_ACCOUNTS: usize = 4096;
+/// No longer link can be made (PATH_MAX).
+const MAX_LINK: usize = 4095;
 /// After its end mark, a tar may have so many bytes of padding. More are not unpacked.
 const MAX_PADDING: u64 = 1 << 20;
 
@@ -33,31 +36,26 @@ pub struct Account {
     pub uid: u32,
     /// The group id.
     pub gid: u32,
+    /// A group's users, with commas between them.
+    pub members: String,
 }
 
-/// What a layer does to /etc/passwd or /etc/group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Table {
-    /// Nothing: that of the layers below stays.
-    #[default]
-    Untouched,
-    /// Removes it, or makes it something that is not read: a link.
-    Removed,
-    /// Has it.
-    Is(Vec<Account>),
+impl Account {
+    /// The one or the other.
+    pub fn id(&self, group: bool) -> u32 {
+        if group { self.gid } else { self.uid }
+    }
 }
 
 /// What a layer says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Layer {
-    /// Who owns its files.
-    pub uids: Owners,
-    /// The groups of its files.
-    pub gids: Owners,
-    /// /etc/passwd.
-    pub passwd: Table,
-    /// /etc/group.
-    pub group: Table,
+    /// Who owns its files, their groups, and the uids and gids that their extended attributes name.
+    pub ids: [Owners; 4],
+    /// Paths of the layers below whose content it hides, and whether it hides the paths themselves.
+    pub hides: Vec<(String, bool)>,
+    /// What it has at watched paths, and at those that lead there.
+    pub nodes: Vec<(String, Node)>,
 }
 
 impl Owners {
@@ -80,34 +78,19 @@ impl Owners {
     }
 }
 
-impl Table {
-    /// That of the layer above, unless it leaves this one as it is.
-    pub fn under(self, above: &Table) -> Table {
-        if *above == Table::Untouched { self } else { above.clone() }
-    }
-
-    /// Its entries.
-    pub fn accounts(&self) -> &[Account] {
-        match self {
-            Table::Is(accounts) => accounts,
-            _ => &[],
-        }
-    }
-}
-
-/// Reads a layer: a tar, plain or compressed with gzip or zstd. At most `most` different owners are listed. `tick` is
-/// told how many more of the blob's bytes are behind.
-pub fn read(blob: &Blob, most: usize, tick: &mut dyn FnMut(u64)) -> Result<Layer, String> {
+/// Reads a layer: a tar, plain or compressed. At most `most` different owners are listed. `tick` is told how many more of
+/// the blob's bytes are behind.
+pub fn read(blob: &Blob, watched: &[String], most: usize, tick: &mut dyn FnMut(u64)) -> Result<Layer, String> {
     let part = blob.part(tick);
     match blob.compressed_with().map_err(|e| e.to_string())? {
-        None => scan(&mut { part }, most),
+        None => scan(&mut { part }, watched, most),
         Some(name) => {
             let program = Program::start(name, c"-dc").map_err(|e| {
                 let name = name.to_string_lossy();
                 format!("cannot start {name}, which is to unpack it: {e}")
             })?;
             let mut unpacked = Unpacked { program, part };
-            let layer = scan(&mut unpacked, most)?;
+            let layer = scan(&mut unpacked, watched, most)?;
             unpacked.check_end()?;
             Ok(layer)
         }
@@ -115,64 +98,66 @@ pub fn read(blob: &Blob, most: usize, tick: &mut dyn FnMut(u64)) -> Result<Layer
 }
 
 /// Reads the tar.
-fn scan(source: &mut dyn Source, most: usize) -> Result<Layer, String> {
+fn scan(source: &mut dyn Source, watched: &[String], most: usize) -> Result<Layer, String> {
+    let below =
+        |path: &str, to: &str| to.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_watched = |path: &str| path.is_empty() || watched.iter().any(|to| below(path, to));
     let mut layer = Layer::default();
     let mut reader = tar::Reader::new(source);
     while let Some(entry) = reader.next()? {
-        layer.uids.count(entry.uid, 1, most);
-        layer.gids.count(entry.gid, 1, most);
-        if let Some((uid, gid)) = entry.own {
-            layer.uids.count(uid, 1, most);
-            layer.gids.count(gid, 1, most);
+        for (uid, gid) in [Some((entry.uid, entry.gid)), entry.own].into_iter().flatten() {
+            layer.ids[0].count(uid, 1, most);
+            layer.ids[1].count(gid, 1, most);
         }
-        for (table, name, fields) in [
-            (&mut layer.passwd, b"passwd".as_slice(), [2, 3]),
-            (&mut layer.group, b"group".as_slice(), [usize::MAX, 2]),
-        ] {
-            match touches(reader.path(), name, entry.kind) {
-                Touch::No => {}
-                // A layer's own file stays, whatever the layer hides of those below.
-                Touch::Hides if *table != Table::Untouched => {}
-                Touch::Hides => *table = Table::Removed,
-                Touch::Is if entry.kind == b'0' && !entry.sparse => {
-                    *table = Table::Is(accounts(&reader.data(MAX_TABLE)?, fields));
-                }
-                Touch::Is => *table = Table::Removed,
+        for (ids, of) in reader.attributes().iter().zip(&mut layer.ids[2..]) {
+            ids.iter().for_each(|id| of.count(*id, 1, most));
+        }
+        let path = String::from_utf8_lossy(reader.path());
+        let path = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/");
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        if let Some(hidden) = name.strip_prefix(".wh.") {
+            let hides = match hidden {
+                ".wh..opq" => (folder.to_owned(), false),
+                hidden => (path[..path.len() - name.len()].to_owned() + hidden, true),
+            };
+            if is_watched(&hides.0) && !layer.hides.contains(&hides) {
+                layer.hides.push(hides);
             }
+        } else if is_watched(&path) {
+            let to = String::from_utf8_lossy(reader.link());
+            let node = match entry.kind {
+                b'5' => Node::Folder,
+                b'1' | b'2' if to.len() > MAX_LINK => Node::File(Vec::new()),
+                b'2' => Node::Link(to.into_owned()),
+                b'1' => Node::Link(format!("/{to}")),
+                b'0' if !entry.sparse => Node::File(reader.data(MAX_TABLE)?),
+                _ => Node::File(Vec::new()),
+            };
+            layer.nodes.retain(|(other, _)| *other != path);
+            layer.nodes.push((path, node));
         }
     }
     Ok(layer)
 }
 
-enum Touch {
-    No,
-    Is,
-    Hides,
-}
-
-/// What an entry does to /etc/NAME.
-fn touches(path: &[u8], name: &[u8], kind: u8) -> Touch {
-    let mut parts = path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b"."));
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(b".wh..wh..opq" | b".wh.etc"), None, None) => Touch::Hides,
-        (Some(b"etc"), None, None) if kind != b'5' => Touch::Hides,
-        (Some(b"etc"), Some(b".wh..wh..opq"), None) => Touch::Hides,
-        (Some(b"etc"), Some(file), None) if file == name => Touch::Is,
-        (Some(b"etc"), Some(file), None) if file.strip_prefix(b".wh.") == Some(name) => Touch::Hides,
-        _ => Touch::No,
-    }
-}
-
-/// The lines of passwd(5) or group(5), with the fields that uid and gid are in. Lines that are not like that, as the
-/// `+` of NIS, are left out.
-fn accounts(text: &[u8], [uid, gid]: [usize; 2]) -> Vec<Account> {
+/// The lines of passwd(5), or those of group(5). Lines that are not like that, as the `+` of NIS, are left out. Also,
+/// whether that is all.
+pub fn accounts(text: &[u8], groups: bool) -> (Vec<Account>, bool) {
     let account = |line: &[u8]| {
-        let fields: Vec<&str> = std::str::from_utf8(line).ok()?.splitn(5, ':').collect();
+        let line = std::str::from_utf8(line).ok()?.trim();
+        let fields: Vec<&str> = line.splitn(5, ':').collect();
         let id = |n: usize| fields.get(n)?.trim().parse().ok().filter(|id| *id <= MAX_ID);
-        let uid = if uid == usize::MAX { 0 } else { id(uid)? };
-        Some(Account { name: (*fields.first()?).to_owned(), uid, gid: id(gid)? })
+        let (uid, gid, members) = if groups { (0, id(2)?, fields.get(3)) } else { (id(2)?, id(3)?, None) };
+        let members = members.copied().unwrap_or_default().to_owned();
+        Some(Account { name: (*fields.first()?).to_owned(), uid, gid, members }).filter(|_| !line.starts_with('#'))
     };
-    text.split(|b| *b == b'\n').filter_map(account).take(MAX_ACCOUNTS).collect()
+    let mut all = Vec::new();
+    for line in text.split(|b| *b == b'\n') {
+        all.extend(account(line));
+    }
+    let whole = all.len() <= MAX_ACCOUNTS && (text.len() as u64) < MAX_TABLE;
+    all.truncate(MAX_ACCOUNTS);
+    (all, whole)
 }
 
 /// A blob as a program unpacks it.
@@ -207,88 +192,84 @@ impl Source for Unpacked<'_> {
     }
 }
 
+/// What a layer of these members says, for tests.
+#[cfg(test)]
+pub fn scanned(members: &[Vec<u8>], watched: &[String]) -> Layer {
+    use super::testing::{Bytes, archive};
+    scan(&mut Bytes { left: &archive(members), piped: true }, watched, 100).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Bytes, Header, archive, file, link, pax};
+    use super::super::testing::{Bytes, acl, file, link, pax};
     use super::*;
 
     fn scanned(members: &[Vec<u8>]) -> Layer {
-        scan(&mut Bytes { left: &archive(members), piped: true }, 100).unwrap()
+        super::scanned(members, &["etc/passwd".to_owned()])
     }
-
-    fn account(name: &str, uid: u32, gid: u32) -> Account {
-        Account { name: name.into(), uid, gid }
-    }
-
-    const ROOT: &str = "root:x:0:0:root:/root:/bin/sh\n";
 
     #[test]
     fn counts_owners() {
         let own = pax(b'g', &[("uid", "70000")]);
         let layer =
             scanned(&[file("a", 5, 6, b"x"), file("b", 5, 7, b""), link("c", b'2', "a"), own, file("d", 5, 6, b"")]);
-        assert_eq!(layer.uids.files, [(0, 1), (5, 3), (70_000, 1)].into());
-        assert_eq!(layer.gids.files, [(0, 1), (6, 3), (7, 1)].into());
+        assert_eq!(layer.ids[0].files, [(0, 1), (5, 3), (70_000, 1)].into());
+        assert_eq!(layer.ids[1].files, [(0, 1), (6, 3), (7, 1)].into());
         // An empty layer is one of no bytes.
-        assert_eq!(scan(&mut Bytes { left: b"", piped: false }, 100), Ok(Layer::default()));
+        assert_eq!(scan(&mut Bytes { left: b"", piped: false }, &[], 100), Ok(Layer::default()));
     }
 
     #[test]
     fn lists_so_many_owners() {
         let files: Vec<Vec<u8>> = (0..300).map(|i| file("f", i % 150, 9, b"")).collect();
         let layer = scanned(&files);
-        assert_eq!((layer.uids.files.len(), layer.uids.unlisted), (100, 100));
-        assert!(layer.uids.files.iter().eq((0..100).map(|i| (i, 2)).collect::<BTreeMap<u32, u64>>().iter()));
-        assert_eq!(layer.gids, Owners { files: [(9, 300)].into(), unlisted: 0 });
+        assert_eq!((layer.ids[0].files.len(), layer.ids[0].unlisted), (100, 100));
+        assert!(layer.ids[0].files.iter().eq((0..100).map(|i| (i, 2)).collect::<BTreeMap<u32, u64>>().iter()));
+        assert_eq!(layer.ids[1], Owners { files: [(9, 300)].into(), unlisted: 0 });
         let mut sum = Owners::default();
-        sum.add(&layer.uids, 50);
-        sum.add(&layer.gids, 50);
+        sum.add(&layer.ids[0], 50);
+        sum.add(&layer.ids[1], 50);
         assert_eq!((sum.files.len(), sum.files[&9], sum.unlisted), (50, 302, 200));
     }
 
     #[test]
-    fn reads_accounts() {
-        let text =
-            format!("{ROOT}+::::::\n# no\n\napp:x:70000:80000::/:/bin/sh\nbad:x:x:1\nover:x:4294967295:1\nlast:x:1:2");
-        let group = "root:x:0:\nstaff:x:50:app,root\n";
-        let layer =
-            scanned(&[file("./etc/passwd", 0, 0, text.as_bytes()), file("/etc//group", 0, 0, group.as_bytes())]);
-        let all = vec![account("root", 0, 0), account("app", 70_000, 80_000), account("last", 1, 2)];
-        assert_eq!(layer.passwd, Table::Is(all));
-        assert_eq!(layer.group, Table::Is(vec![account("root", 0, 0), account("staff", 0, 50)]));
-        let endless = "a:x:1:1\n".repeat(100_000);
-        let layer = scanned(&[file("etc/passwd", 0, 0, endless.as_bytes()), file("next", 9, 9, b"")]);
-        assert_eq!(layer.passwd.accounts().len(), 4096);
-        assert_eq!(layer.uids.files, [(0, 1), (9, 1)].into());
+    fn reads_ids_of_extended_attributes() {
+        let none = u32::MAX;
+        let access = acl(&[(1, none), (2, 70_000), (4, none), (8, 80_000), (16, none), (32, none)]);
+        let capabilities = [&[1, 0, 0, 3][..], &[0; 16], &70_002u32.to_le_bytes()].concat();
+        let layer = scanned(&[
+            pax(b'x', &[("SCHILY.xattr.system.posix_acl_access", &access)]),
+            file("a", 0, 0, b""),
+            pax(b'x', &[("SCHILY.xattr.system.posix_acl_default", &acl(&[(2, 70_001), (2, none)]))]),
+            file("b", 0, 0, b""),
+            pax(b'x', &[("SCHILY.xattr.security.capability", &capabilities)]),
+            file("c", 0, 0, b""),
+            // Those of version 2 have no root; the others are no ids.
+            pax(b'x', &[("SCHILY.xattr.security.capability", &[&[1, 0, 0, 2][..], &[9; 16]].concat())]),
+            file("d", 0, 0, b""),
+            pax(b'x', &[("SCHILY.xattr.user.x", &access), ("SCHILY.xattr.system.posix_acl_access", &vec![2])]),
+            file("e", 0, 0, b""),
+        ]);
+        let ids = layer.ids.map(|of| of.files.into_keys().collect::<Vec<_>>());
+        assert_eq!(ids[2..], [vec![70_000, 70_001, 70_002], vec![80_000]]);
     }
 
     #[test]
-    fn knows_what_hides_accounts() {
-        let root = Table::Is(vec![account("root", 0, 0)]);
-        let passwd = || file("etc/passwd", 0, 0, ROOT.as_bytes());
-        let empty = |path| file(path, 0, 0, b"");
-        for (members, is) in [
-            (vec![], Table::Untouched),
-            (
-                vec![empty("etc/passwd-"), empty("usr/etc/passwd"), empty("passwd"), empty("etc/.wh.passwd2")],
-                Table::Untouched,
-            ),
-            (vec![Header::new("etc/", b'5', 0, 0, 0).with(b"")], Table::Untouched),
-            (vec![empty("etc/.wh.passwd")], Table::Removed),
-            (vec![empty("./etc/.wh..wh..opq")], Table::Removed),
-            (vec![empty(".wh.etc")], Table::Removed),
-            (vec![empty(".wh..wh..opq")], Table::Removed),
-            (vec![link("etc", b'2', "usr/etc")], Table::Removed),
-            (vec![passwd(), link("etc/passwd", b'2', "../nix/passwd")], Table::Removed),
-            (vec![link("etc/passwd", b'1', "x")], Table::Removed),
-            // What hides is about the layers below, before or after the file.
-            (vec![passwd(), empty("etc/.wh..wh..opq")], root.clone()),
-            (vec![empty("etc/.wh.passwd"), passwd()], root.clone()),
-        ] {
-            let found = scanned(&members).passwd;
-            assert_eq!(found, is);
-            let together = root.clone().under(&found);
-            assert_eq!(together, if is == Table::Untouched { root.clone() } else { is });
-        }
+    fn reads_accounts() {
+        let account =
+            |name: &str, uid, gid, members: &str| Account { name: name.into(), uid, gid, members: members.into() };
+        let text = "root:x:0:0:root:/root:/bin/sh\n+::::::\n# no\n#no:x:1:1\n\n app:x:70000:80000::/:/bin/sh\r\nbad:x:x:1\n\
+                    over:x:4294967295:1\nlast:x:1:2";
+        let all = vec![account("root", 0, 0, ""), account("app", 70_000, 80_000, ""), account("last", 1, 2, "")];
+        assert_eq!(accounts(text.as_bytes(), false), (all, true));
+        let groups = vec![account("root", 0, 0, ""), account("staff", 0, 50, "app,root")];
+        assert_eq!(accounts(b"root:x:0:\nstaff:x:50:app,root\r\n", true), (groups, true));
+        let endless = "a:x:1:1\n".repeat(4097);
+        assert_eq!(accounts(endless.as_bytes(), false).0.len(), 4096);
+        assert!(!accounts(endless.as_bytes(), false).1 && !accounts(&[b'\n'; MAX_TABLE as usize], false).1);
+        // A long table is not read whole, and what follows it is.
+        let layer = scanned(&[file("etc/passwd", 0, 0, &vec![b'x'; 1 << 20]), file("next", 9, 9, b"")]);
+        assert_eq!(layer.nodes, [("etc/passwd".to_owned(), Node::File(vec![b'x'; MAX_TABLE as usize]))]);
+        assert_eq!(layer.ids[0].files, [(0, 1), (9, 1)].into());
     }
 }

@@ -10,7 +10,6 @@ use std::path::Path;
 use super::blocks::Source;
 use super::tar;
 use crate::cmd::json::Value;
-use crate::map::cut;
 use crate::sys::file;
 
 /// An archive with more files is no image, but maybe a container's whole file system.
@@ -24,7 +23,7 @@ const MAX_JSON: u64 = 4 << 20;
 
 /// An image's parts by name, such as `index.json` and `blobs/sha256/…`.
 pub enum Store {
-    /// An OCI layout, or an unpacked `docker save`.
+    /// An OCI layout, an unpacked `docker save`, or a `dir:` of skopeo.
     Folder(OwnedFd),
     /// A tar file of one.
     Archive(File, BTreeMap<String, Place>),
@@ -88,7 +87,7 @@ impl Store {
             Store::Folder(top) => in_folder(top, name).map_err(|e| e.to_string()),
             Store::Archive(file, names) => in_archive(file, names, name),
         };
-        found.map_err(|e| format!("{:?}: {e}", cut(name)))
+        found.map_err(|e| format!("{}: {e}", quoted(name)))
     }
 
     /// The JSON document of this name, if there is one.
@@ -101,10 +100,15 @@ impl Store {
             let mut bytes = vec![0; blob.size as usize];
             blob.file.read_exact_at(&mut bytes, blob.at).map_err(|e| e.to_string())?;
             let text = String::from_utf8(bytes).map_err(|_| "not UTF-8")?;
-            Value::parse(&text)
+            Value::parse(text.trim_start_matches('\u{feff}'))
         };
-        read().map(Some).map_err(|e| format!("{:?}: {e}", cut(name)))
+        read().map(Some).map_err(|e| format!("{}: {e}", quoted(name)))
     }
+}
+
+/// A part's name in a message: a digest is never cut in its middle.
+pub fn quoted(name: &str) -> String {
+    format!("{:?}", name.chars().take(MAX_NAME).collect::<String>())
 }
 
 /// Opens a name below a folder, one component after the other; no component may be a link.
@@ -211,6 +215,8 @@ impl Blob {
             [0x1f, 0x8b, ..] => Some(c"gzip"),
             // A frame, or a skippable one (RFC 8878).
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(c"zstd"),
+            [0xfd, b'7', b'z', b'X'] => Some(c"xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9'] => Some(c"bzip2"),
             _ => None,
         })
     }
@@ -333,6 +339,8 @@ mod tests {
         let whole = "compressed as a whole, which cannot be searched: unpack it first with";
         assert_eq!(packed(c"gzip"), format!("{whole} gzip -d"));
         assert_eq!(packed(c"zstd"), format!("{whole} zstd -d"));
+        assert_eq!(packed(c"xz"), format!("{whole} xz -d"));
+        assert_eq!(packed(c"bzip2"), format!("{whole} bzip2 -d"));
         assert_eq!(error(b""), "cut off at byte 0: the end mark of two blocks of zeros is missing");
         assert_eq!(error(&good[..1024]), "cut off at byte 1024: the end mark of two blocks of zeros is missing");
         assert_eq!(error(&good[..600]), "cut off at byte 600");

@@ -48,6 +48,8 @@ pub struct Reader<'a> {
     padding: u64,
     path: Vec<u8>,
     link: Vec<u8>,
+    /// uids and gids in the entry's extended attributes.
+    attributes: [Vec<u32>; 2],
     global: Meta,
     marked: bool,
 }
@@ -61,6 +63,7 @@ impl<'a> Reader<'a> {
             padding: 0,
             path: Vec::new(),
             link: Vec::new(),
+            attributes: Default::default(),
             global: Meta::default(),
             marked: false,
         }
@@ -72,6 +75,7 @@ impl<'a> Reader<'a> {
         self.data = 0;
         self.blocks.skip(rest)?;
         let mut meta = Meta::default();
+        self.attributes = Default::default();
         for chain in 0..=MAX_CHAIN {
             let at = self.blocks.at();
             let Some(header) = self.header()? else {
@@ -94,6 +98,11 @@ impl<'a> Reader<'a> {
     /// What the current entry links to, if it is a link.
     pub fn link(&self) -> &[u8] {
         &self.link
+    }
+
+    /// The uids and gids that the current entry's ACLs and file capabilities name.
+    pub fn attributes(&self) -> &[Vec<u32>; 2] {
+        &self.attributes
     }
 
     /// Whether the archive ended with zeros, as it should, and not just so.
@@ -189,7 +198,10 @@ impl<'a> Reader<'a> {
                     self.link = value.to_vec();
                     meta.link = !value.is_empty();
                 }
-                _ => meta.sparse |= key.starts_with(b"GNU.sparse."),
+                _ => match key.strip_prefix(b"SCHILY.xattr.") {
+                    Some(name) => attribute(name, value, &mut self.attributes),
+                    None => meta.sparse |= key.starts_with(b"GNU.sparse."),
+                },
             }
         }
         Ok(())
@@ -279,6 +291,24 @@ fn number(field: &[u8]) -> Result<u64, String> {
         return Err(format!("{} is not octal", shown(text)));
     }
     Ok(text[..digits].iter().fold(0, |n, b| n * 8 + u64::from(b - b'0')))
+}
+
+/// The ids of an ACL (linux/posix_acl_xattr.h), and the root that a file's capabilities are for (linux/capability.h).
+fn attribute(name: &[u8], value: &[u8], [uids, gids]: &mut [Vec<u32>; 2]) {
+    let id = |bytes: &[u8]| bytes.first_chunk().map(|id| u32::from_le_bytes(*id)).filter(|id| *id <= MAX_ID);
+    match name {
+        b"security.capability" if value.get(3) == Some(&3) => uids.extend(value.get(20..).and_then(id)),
+        b"system.posix_acl_access" | b"system.posix_acl_default" => {
+            for entry in value.get(4..).unwrap_or_default().chunks_exact(8) {
+                match entry[..2] {
+                    [2, 0] => uids.extend(id(&entry[4..])),
+                    [8, 0] => gids.extend(id(&entry[4..])),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn decimal(text: &[u8]) -> Option<u64> {

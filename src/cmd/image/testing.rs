@@ -67,15 +67,21 @@ pub fn link(path: &str, kind: u8, to: &str) -> Vec<u8> {
 }
 
 /// A PAX header with these records.
-pub fn pax(kind: u8, records: &[(&str, &str)]) -> Vec<u8> {
-    let text: String = records.iter().map(|(key, value)| record(key, value)).collect();
-    Header::new("./PaxHeaders/x", kind, 0, 0, text.len() as u64).with(text.as_bytes())
+pub fn pax(kind: u8, records: &[(&str, &(impl AsRef<[u8]> + ?Sized))]) -> Vec<u8> {
+    let text: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value.as_ref())).collect();
+    Header::new("./PaxHeaders/x", kind, 0, 0, text.len() as u64).with(&text)
 }
 
-fn record(key: &str, value: &str) -> String {
-    let rest = format!(" {key}={value}\n");
+fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = [format!(" {key}=").as_bytes(), value, b"\n"].concat();
     let length = (rest.len()..).find(|n| n.to_string().len() + rest.len() == *n).unwrap();
-    format!("{length}{rest}")
+    [length.to_string().as_bytes(), &rest].concat()
+}
+
+/// An ACL as the kernel writes it: tags and ids.
+pub fn acl(entries: &[(u16, u32)]) -> Vec<u8> {
+    let entry = |(tag, id): &(u16, u32)| [&tag.to_le_bytes()[..], &[6, 0], &id.to_le_bytes()].concat();
+    [vec![2, 0, 0, 0], entries.iter().flat_map(entry).collect()].concat()
 }
 
 /// The members, and the end mark.

@@ -1,6 +1,6 @@
 //! Whole images, in each form they come in.
 
-use super::testing::{Scratch, archive, file, link, packed};
+use super::testing::{Scratch, acl, archive, file, link, packed, pax};
 use super::*;
 
 const PASSWD: &[u8] = b"root:x:0:0::/:/bin/sh\napp:x:10001:10002::/:/bin/sh\n";
@@ -82,44 +82,201 @@ fn refused(files: &Files) -> String {
     error
 }
 
-fn app(name: &str) -> Image {
-    let account = |name: &str, uid, gid| Account { name: name.into(), uid, gid };
+fn app(name: &str, patterns: &[&str]) -> Image {
     let owners = |files: &[(u32, u64)]| Owners { files: files.iter().copied().collect(), unlisted: 0 };
     Image {
         name: name.into(),
+        patterns: patterns.iter().map(|pattern| pattern.to_string()).collect(),
         user: "app".into(),
         uid: Some(10_001),
         gid: Some(10_002),
-        uids: owners(&[(0, 3), (65_532, 1), (1_000_660_000, 1)]),
-        gids: owners(&[(0, 3), (7, 1), (65_532, 1)]),
-        passwd: vec![account("root", 0, 0), account("app", 10_001, 10_002)],
+        ids: [
+            owners(&[(0, 3), (65_532, 1), (1_000_660_000, 1)]),
+            owners(&[(0, 3), (7, 1), (65_532, 1)]),
+            owners(&[]),
+            owners(&[]),
+        ],
+        passwd: vec![account("root", 0, 0, ""), account("app", 10_001, 10_002, "")],
+        ..Image::default()
     }
+}
+
+fn account(name: &str, uid: u32, gid: u32, members: &str) -> Account {
+    Account { name: name.into(), uid, gid, members: members.into() }
 }
 
 #[test]
 fn reads_an_oci_layout_and_archive() {
-    assert_eq!(read_folder(&layout()).unwrap(), [app("app:1")]);
-    assert_eq!(read_tar(&tar(&layout())).unwrap(), [app("app:1")]);
+    // The tag is no whole reference.
+    let app = app("app:1", &[&digest(2)]);
+    assert_eq!(read_folder(&layout()).unwrap(), std::slice::from_ref(&app));
+    assert_eq!(read_tar(&tar(&layout())).unwrap(), std::slice::from_ref(&app));
     let backwards: Files = layout().into_iter().rev().map(|(name, bytes)| (format!("./{name}"), bytes)).collect();
-    assert_eq!(read_tar(&tar(&backwards)).unwrap(), [app("app:1")]);
+    assert_eq!(read_tar(&tar(&backwards)).unwrap(), [app]);
 }
 
 #[test]
 fn reads_docker_save() {
     let [low, middle, high] = layers();
     let old =
-        r#"[{"Config":"c.json","RepoTags":["app:2","x:1"],"Layers":["a/layer.tar","b/layer.tar","c/layer.tar"]}]"#;
+        r#"[{"Config":"c.json","RepoTags":["app:2","x/y:1"],"Layers":["a/layer.tar","b/layer.tar","c/layer.tar"]}]"#;
     let files = docker(old, [("a/layer.tar", low), ("b/layer.tar", middle), ("other/layer.tar", high)]);
     let members: Vec<Vec<u8>> = files.iter().map(|(name, bytes)| file(name, 0, 0, bytes)).collect();
     let linked = archive(&[&[link("c/layer.tar", b'2', "../other/layer.tar")], &members[..]].concat());
-    assert_eq!(read_tar(&linked).unwrap(), [app("app:2")]);
+    let references = ["docker.io/library/app:2", "docker.io/x/y:1"];
+    assert_eq!(read_tar(&linked).unwrap(), [app("app:2", &references)]);
     assert_eq!(read_tar(&archive(&members)).unwrap_err(), "\"c/layer.tar\" is missing");
 
     let names: Vec<String> = (10..13).map(|n| blob(n, "").0).collect();
     let new = format!(r#"[{{"Config":"c.json","RepoTags":null,"Layers":["{}"]}}]"#, names.join("\",\""));
     let [low, middle, high] = layers();
     let files = docker(&new, [(&names[0], low), (&names[1], middle), (&names[2], high)]);
-    assert_eq!(read_tar(&tar(&files)).unwrap(), [app("image.tar")]);
+    assert_eq!(read_tar(&tar(&files)).unwrap(), [app("image.tar", &[])]);
+    let hex = &digest(2)["sha256:".len()..];
+    for name in [format!("{hex}.json"), format!("sha256:{hex}"), format!("blobs/sha256/{hex}")] {
+        let named = |(old, bytes): (String, Vec<u8>)| match &*old {
+            "c.json" => (name.clone(), bytes),
+            "manifest.json" => (old, new.replace("c.json", &name).into()),
+            _ => (old, bytes),
+        };
+        let files = files.clone().into_iter().map(named).collect();
+        assert_eq!(read_tar(&tar(&files)).unwrap(), [app("image.tar", &[&digest(2)])]);
+    }
+}
+
+/// The layout in another form: its blobs under other names.
+fn flat() -> Files {
+    let renamed = |(name, bytes): (String, Vec<u8>)| (name.rsplit('/').next().unwrap().to_owned(), bytes);
+    let mut files: Files = layout().into_iter().filter(|(name, _)| name.starts_with("blobs/")).map(renamed).collect();
+    files.push(("version".into(), b"Directory Transport Version: 1.1\n".to_vec()));
+    files
+}
+
+#[test]
+fn reads_a_dir_of_skopeo() {
+    let read = |manifest: Files| {
+        let scratch = Scratch::new();
+        flat().iter().chain(&manifest).for_each(|(name, bytes)| drop(scratch.write(&format!("app/{name}"), bytes)));
+        read(&scratch.0.join("app"), &mut |_, _| {})
+    };
+    let hex = |n: u32| format!("{n:064x}");
+    let own = flat().into_iter().find(|(name, _)| *name == hex(1)).unwrap().1;
+    let image = app("app", &[&digest(2)]);
+    assert_eq!(read(vec![("manifest.json".into(), own.clone())]).unwrap(), std::slice::from_ref(&image));
+    // Of several platforms, of which one is here.
+    let list = index(&[(20, ""), (21, "")]).into();
+    let one = (hex(21) + ".manifest.json", own);
+    assert_eq!(read(vec![("manifest.json".into(), list), one]).unwrap(), [image]);
+    let none = read(vec![("manifest.json".into(), index(&[(20, "")]).into())]).unwrap_err();
+    assert_eq!(none, "the blobs of its 1 manifests are missing");
+}
+
+#[test]
+fn reads_layers_of_xz_and_bzip2() {
+    for program in [c"xz", c"bzip2"] {
+        let [low, middle, high] = layers().map(|layer| packed(program, &layer));
+        let plain = |n: usize| match n {
+            0 => packed(program, &archive(&[file("a", 70_000, 5, b"")])),
+            _ => archive(&[]),
+        };
+        assert!([low, middle, high].iter().all(|layer| !layer.is_empty()));
+        let one = r#"[{"Config":"c.json","RepoTags":[],"Layers":["a","b","c"]}]"#;
+        let files = docker(one, [("a", plain(0)), ("b", plain(1)), ("c", plain(2))]);
+        assert_eq!(read_tar(&tar(&files)).unwrap()[0].ids[0].files, [(70_000, 1)].into());
+    }
+}
+
+#[test]
+fn knows_references() {
+    let name = |key: &str, name: &str| format!(r#","annotations":{{"{key}":"{name}"}}"#);
+    let (containerd, oci) = ("io.containerd.image.name", "org.opencontainers.image.ref.name");
+    let own = digest(2);
+    for (key, told, pattern) in [
+        (containerd, "docker.io/library/app:1", "docker.io/library/app:1"),
+        (containerd, "app:1", "docker.io/library/app:1"),
+        (containerd, "bad name\\nimage *", &own),
+        (oci, "localhost/app:1", "localhost/app:1"),
+        (oci, "registry:5000/app@sha256:0", "registry:5000/app@sha256:0"),
+        (oci, "latest", &own),
+        (oci, "library/app:1", &own),
+        (oci, "", &own),
+    ] {
+        let mut files = layout();
+        files[1].1 = index(&[(1, &name(key, told))]).into();
+        assert_eq!(read_folder(&files).unwrap()[0].patterns, [pattern], "{told}");
+    }
+    let mut files = layout();
+    files[1].1 = index(&[(1, &name(containerd, "a:1")), (1, &name(oci, "x.y/b:2"))]).into();
+    assert_eq!(read_folder(&files).unwrap()[0].patterns, ["docker.io/library/a:1", "x.y/b:2"]);
+}
+
+/// An image of these layers.
+fn of_layers(user: &str, layers: &[&[Vec<u8>]]) -> Image {
+    let layers: Vec<Vec<u8>> = layers.iter().map(|members| archive(members)).collect();
+    let sizes: Vec<(u32, usize)> = (10..).zip(layers.iter().map(Vec::len)).collect();
+    let mut files =
+        vec![("index.json".into(), index(&[(1, "")]).into()), blob(1, manifest(2, &sizes)), blob(2, config(user))];
+    files.extend((10..).zip(layers).map(|(n, layer)| blob(n, layer)));
+    let [image] = read_folder(&files).unwrap().try_into().unwrap();
+    image
+}
+
+#[test]
+fn links_lead_to_accounts() {
+    let passwd = || file("nix/passwd", 0, 0, b"app:x:10009:10009::/:/bin/sh\n");
+    let group = || file("nix/group", 0, 0, b"extra:x:20002:app\n");
+    for to in ["../nix/passwd", "/nix/passwd", "../etc/again"] {
+        let links = [
+            link("etc/passwd", b'2', to),
+            link("etc/again", b'2', "../nix/passwd"),
+            link("etc/group", b'1', "nix/group"),
+        ];
+        for layers in [vec![&[passwd(), group()][..], &links[..]], vec![&links, &[group(), passwd()]]] {
+            let image = of_layers("app", &layers);
+            assert_eq!(
+                (image.uid, image.gid, &image.groups),
+                (Some(10_009), Some(10_009), &Ranges::of(vec![20_002])),
+                "{to}"
+            );
+            // Layers are read again, and counted once.
+            assert_eq!((&image.ids[0].files, image.unknown), (&[(0, 5)].into(), vec![]));
+        }
+    }
+    let unknown = vec!["who it runs as is not known: USER is no account of it".to_owned()];
+    assert_eq!(of_layers("missing", &[&[passwd()]]).unknown, unknown);
+    assert_eq!(of_layers("5:missing", &[&[passwd()]]).unknown, unknown);
+    let whole = "its passwd or group is not read whole: over 4096 accounts, or too many links";
+    let deep: Vec<Vec<u8>> = (0..60).map(|n| link(&format!("etc/{n}"), b'2', &format!("{}", n + 1))).collect();
+    assert_eq!(of_layers("app", &[&[link("etc/passwd", b'2', "0")], &deep]).unknown, [&unknown[0], whole]);
+    let many = "a:x:1:1\n".repeat(4097);
+    assert_eq!(of_layers("5", &[&[file("etc/group", 0, 0, many.as_bytes())]]).unknown, [whole]);
+}
+
+#[test]
+fn collects_ids_of_attributes() {
+    let with = |id| {
+        [pax(b'x', &[("SCHILY.xattr.system.posix_acl_access", &acl(&[(2, id), (8, id + 1)]))]), file("a", 0, 0, b"")]
+    };
+    let image = of_layers("", &[&with(70_000), &with(80_000)]);
+    let [_, _, uids, gids] = image.ids.map(|of| of.files);
+    assert_eq!((uids, gids), ([(70_000, 1), (80_000, 1)].into(), [(70_001, 1), (80_001, 1)].into()));
+}
+
+#[test]
+fn layers_that_are_elsewhere() {
+    let kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let foreign = |kind: &str| {
+        let layer = format!(r#"{{"mediaType":"{kind}","digest":"{}","size":5,"urls":["x"]}}"#, digest(9));
+        let mut files = layout();
+        files[2].1 = String::from_utf8(files[2].1.clone()).unwrap().replace("[{", &format!("[{layer},{{")).into();
+        files
+    };
+    for kind in [kind, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"] {
+        let image = read_folder(&foreign(kind)).unwrap().remove(0);
+        assert_eq!(image.unknown, ["1 foreign layers are elsewhere: their files are not known"]);
+        assert_eq!(image.ids, app("", &[]).ids);
+    }
+    assert_eq!(refused(&foreign("application/vnd.oci.image.layer.v1.tar")), format!("{:?} is missing", blob(9, "").0));
 }
 
 #[test]
@@ -147,30 +304,37 @@ fn reads_each_platform_once() {
 
 #[test]
 fn resolves_user() {
-    let account = |name: &str, uid, gid| Account { name: name.into(), uid, gid };
-    let passwd = [account("root", 0, 5), account("app", 10_001, 10_002), account("7", 8, 9)];
-    let group = [account("staff", 0, 50)];
-    for (text, uid, gid) in [
-        ("", Some(0), Some(5)),
-        ("root", Some(0), Some(5)),
-        ("app", Some(10_001), Some(10_002)),
-        ("10001", Some(10_001), Some(10_002)),
-        ("1000660000", Some(1_000_660_000), Some(0)),
-        ("7", Some(7), Some(0)),
-        ("app:staff", Some(10_001), Some(50)),
-        ("app:app", Some(10_001), None),
-        ("7:6", Some(7), Some(6)),
-        (":6", Some(0), Some(6)),
-        ("app:", Some(10_001), Some(10_002)),
-        ("nobody", None, None),
-        ("nobody:6", None, Some(6)),
-        ("4294967295", None, None),
-        ("-1", None, None),
-        ("+1", None, None),
+    let passwd = [account("root", 0, 5, ""), account("app", 10_001, 10_002, ""), account("7", 8, 9, "")];
+    let group = [
+        account("staff", 0, 50, ""),
+        account("extra", 0, 20_002, "x,app"),
+        account("more", 0, 51, "app,root"),
+        account("own", 0, 10_002, "app"),
+        account("7", 0, 60, "7"),
+        account("no", 0, 61, "ap,app2"),
+    ];
+    for (text, uid, gid, groups) in [
+        ("", Some(0), Some(5), &[51][..]),
+        ("root", Some(0), Some(5), &[51]),
+        ("app", Some(10_001), Some(10_002), &[51, 20_002]),
+        ("10001", Some(10_001), Some(10_002), &[51, 20_002]),
+        ("1000660000", Some(1_000_660_000), Some(0), &[]),
+        ("7", Some(7), Some(0), &[]),
+        ("8", Some(8), Some(9), &[]),
+        ("app:staff", Some(10_001), Some(50), &[51, 10_002, 20_002]),
+        ("app:app", Some(10_001), None, &[51, 10_002, 20_002]),
+        ("7:6", Some(7), Some(6), &[]),
+        (":6", Some(0), Some(6), &[5, 51]),
+        ("app:", Some(10_001), Some(10_002), &[51, 20_002]),
+        ("nobody", None, None, &[]),
+        ("nobody:6", None, Some(6), &[]),
+        ("4294967295", None, None, &[]),
+        ("-1", None, None, &[]),
+        ("+1", None, None, &[]),
     ] {
-        assert_eq!(user(text, &passwd, &group), (uid, gid), "{text:?}");
+        assert_eq!(user(text, &passwd, &group), (uid, gid, Ranges::of(groups.to_vec())), "{text:?}");
     }
-    assert_eq!(user("", &[], &[]), (Some(0), Some(0)));
+    assert_eq!(user("", &[], &[]), (Some(0), Some(0), Ranges::default()));
 }
 
 #[test]
@@ -178,16 +342,15 @@ fn refuses_hostile_indexes() {
     let only = |index: &str| refused(&vec![("index.json".into(), index.into())]);
     for bad in ["sha256:../../etc/passwd", "sha256:", "sha512:00", &digest(1)[..70], &digest(0xa).to_uppercase()] {
         let index = format!(r#"{{"manifests":[{{"digest":"{bad}"}}]}}"#);
-        let start: String = bad.chars().take(60).collect();
-        assert_eq!(only(&index), format!("{start:?} is not a digest, sha256: and 64 hex digits"));
+        assert_eq!(only(&index), format!("{bad:?} is not a digest, sha256: and 64 hex digits"));
     }
     assert_eq!(only(r#"{"manifests":[{}]}"#), "a descriptor without digest");
     assert_eq!(only("{}"), "an index without manifests");
     assert_eq!(only(r#"{"manifests":[]}"#), "it holds no image");
     assert!(only(&index(&[(1, "")])).ends_with(" is missing"));
-    let cut_name = "blobs/sha256/00000000000000000000000000000000000000000000000";
     assert_eq!(only("{"), "\"index.json\": not JSON at byte 1, \"\": a string is missing");
-    let none = "no index.json and no manifest.json: neither an OCI layout nor a docker save of 1.10 or later";
+    let none =
+        "no index.json and no manifest.json: neither an OCI layout, nor a docker save of 1.10 or later, nor a dir:";
     assert_eq!(refused(&vec![("repositories".into(), b"{}".to_vec())]), none);
 
     // An index of itself is passed over; a chain of others ends.
@@ -203,7 +366,8 @@ fn refuses_hostile_indexes() {
 
     let mut files = layout();
     files.retain(|(name, _)| !name.ends_with('b'));
-    assert_eq!(refused(&files), format!("{cut_name:?} is missing"));
+    // The whole digest.
+    assert_eq!(refused(&files), format!("{:?} is missing", blob(11, "").0));
     let mut files = layout();
     files.iter_mut().filter(|(name, _)| name.ends_with('b')).for_each(|(_, bytes)| bytes.truncate(100));
     assert!(refused(&files).contains(" has 100 bytes, and should have "));
@@ -226,7 +390,7 @@ fn damaged_layers_are_told() {
     };
     let noise: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(i) >> 5) as u8).collect();
     let plain = archive(&[file("a", 1, 1, &noise)]);
-    let name = format!("layer {:?}: ", blob(10, "").0.chars().take(60).collect::<String>());
+    let name = format!("layer {:?}: ", blob(10, "").0);
     assert_eq!(with(plain[..200_000].to_vec()), format!("{name}cut off at byte 200000"));
     for program in [c"gzip", c"zstd"] {
         let packed = packed(program, &plain);
@@ -261,7 +425,7 @@ fn bombs_end() {
         blob(10, zeros),
         blob(11, large),
     ];
-    assert_eq!(read_tar(&tar(&files)).unwrap()[0].uids.files, [(5, 1)].into());
+    assert_eq!(read_tar(&tar(&files)).unwrap()[0].ids[0].files, [(5, 1)].into());
 }
 
 #[test]
@@ -356,8 +520,8 @@ fn agrees_with_tar() {
             output("tar", &["-cf", "image.tar", "manifest.json", "c.json", "l"]);
             let images = read(&scratch.0.join("image.tar"), &mut |_, _| {}).unwrap();
             let files = listing.lines().count() as u64;
-            assert_eq!(images[0].uids.files, [(id, files)].into(), "{format} {program}");
-            assert_eq!(images[0].gids.files, [(70_000, files)].into());
+            assert_eq!(images[0].ids[0].files, [(id, files)].into(), "{format} {program}");
+            assert_eq!(images[0].ids[1].files, [(70_000, files)].into());
             assert_eq!((images[0].uid, images[0].gid), (Some(10_001), Some(10_002)));
         }
     }

@@ -5,7 +5,11 @@ use super::*;
 /// `uids / gids` of a text.
 fn found(text: &str) -> String {
     let ids = scan(text).unwrap_or_else(|e| panic!("{text}: {e}"));
-    format!("{} / {}", ids.uids, ids.gids)
+    format!("{} / {}", of(&ids, false), of(&ids, true))
+}
+
+fn of(ids: &[Id], group: bool) -> Ranges {
+    Ranges::new(ids.iter().filter(|id| id.group == group).map(|id| id.id..=id.id).collect())
 }
 
 fn error(text: &str) -> String {
@@ -55,7 +59,8 @@ spec: {securityContext: {runAsUser: 12, supplementalGroups: [13]}}
 "#;
     assert_eq!(found(text), "12,10001,70000-70001 / 13,2000,4000,5000,6000,8000-8002,9000,10002,70002");
     assert_eq!(found(&text.replace('\n', "\r\n")), found(text));
-    assert_eq!(found(&format!("\u{feff}{text}")), found(text));
+    assert_eq!(found(&text.replace('\n', "\r")), found(text));
+    assert_eq!(found(&format!("\u{feff}{}", text.replace("---\n", "---\n\u{feff}"))), found(text));
 }
 
 #[test]
@@ -163,9 +168,74 @@ fn follows_anchors_of_numbers() {
         "5 / 6-7"
     );
     assert_eq!(
-        error("supplementalGroups: &f [1]\nb:\n  supplementalGroups: *f"),
+        error("supplementalGroups: &f {a: 1}\nb:\n  supplementalGroups: *f"),
         "line 3: supplementalGroups is \"*f\", which names no number above"
     );
+}
+
+#[test]
+fn follows_anchors_of_lists() {
+    assert_eq!(found("a: &f [1, 2]\nb:\n  supplementalGroups: *f\n  runAsUser: 3"), "3 / 1-2");
+    assert_eq!(found("a: &f\n- 1\n- 2 # x\n-\n  3\nb: 4\nsupplementalGroups: *f\n"), " / 1-3");
+    assert_eq!(
+        found("a:\n  b: &f\n    - 1\n    - &g 2\n  c: [5]\nd: 6\nsupplementalGroups: *f\nrunAsUser: *g"),
+        "2 / 1-2"
+    );
+    assert_eq!(found("{a: &f [1, [9], 2], b: {supplementalGroups: *f}, supplementalGroups: [*f, 3]}"), " / 1-3,9");
+    assert_eq!(found("supplementalGroups: &f\n- 7\n---\nsupplementalGroups: *f"), " / 7");
+    let many = "x: &a [".to_owned() + &"1,".repeat(100_000) + "]\n";
+    assert_eq!(error(&(many + "supplementalGroups: [*a, *a]")), "line 2: over 65536 ids");
+}
+
+#[test]
+fn reads_json_patches() {
+    let patch = "- op: replace\n  path: /spec/template/spec/securityContext/runAsUser\n  value: 10001 # x\n\
+                 - op: add\n  path: '/spec/securityContext/supplementalGroups/-'\n  value: 5\n\
+                 - value: [6, 7]\n  op: add\n  path: /spec/securityContext/x\n\
+                 - op: add\n  path: \"/spec/securityContext/supplementalGroups\"\n  value:\n  - 8\n  - 9\n\
+                 - op: add\n  path: /metadata/labels/runAsUser2\n  value: 10\n\
+                 - value: 11 # x\n  op: add\n  path: /spec/containers/0/securityContext/runAsUser\n\
+                 - op: add\n  path: /spec/securityContext\n  value: {fsGroup: 12}\n\
+                 - op: remove\n  path: /spec/securityContext/fsGroup\n- value: 13\n";
+    assert_eq!(found(patch), "11,10001 / 5,8-9,12");
+    let kustomization =
+        format!("patches:\n- target: {{kind: Pod}}\n  patch: |-\n    {}\n", patch.replace('\n', "\n    "));
+    assert_eq!(found(&kustomization), found(patch));
+    assert_eq!(found("patch: |\n  kind: Pod\n  spec:\n    runAsUser: 5\nfsGroup: 6"), "5 / 6");
+    assert_eq!(found("patch: |\n  --- a\n  runAsUser: 5\nfsGroup: 6"), " / 6");
+    let json = r#"[{"op":"add","path":"/a/runAsUser","value":5},{"value":6,"path":"/a/fsGroup"},
+        {"op":"add","path":"/a/supplementalGroups","value":[7]},{"path":"runAsUser","value":8},
+        {"path":"/metadata/annotations/uid-mapper.noderesource.dev~1pod","value":"claim-uids=9"}]"#;
+    assert_eq!(found(json), "5,9 / 6-7");
+    assert_eq!(
+        error("[{\"path\":\"/runAsUser\",\"value\":\"5\"}]").split_once(',').unwrap().0,
+        "line 1: runAsUser is a string"
+    );
+}
+
+#[test]
+fn reads_our_annotation() {
+    let key = ANNOTATION;
+    let claims = "inject=always claim-uids=70000,70002-70003 claim-gids=5";
+    let ids = "70000,70002-70003 / 5";
+    for text in [
+        format!("metadata:\n  annotations:\n    {key}: {claims}\n    other: claim-uids=1\n"),
+        format!("annotations:\n  {key}/pod: \"{claims}\"\nclaim-uids: 5\n"),
+        format!("{{\"annotations\":{{\"{key}/container.a\":\"{claims}\"}}}}"),
+        format!("annotations:\n  {key}: >-\n    {}\n", claims.replace(' ', "\n    ")),
+        format!("annotations:\n  {key}: {}\n  other: 5", claims.replace(' ', "\n    ")),
+    ] {
+        assert_eq!(found(&text), ids, "{text}");
+    }
+    assert_eq!(found(&format!("a: {{{key}/uid-mappings: claim-uids=1, {key}/podx: claim-uids=1}}")), " / ");
+    assert_eq!(error(&format!("a:\n  {key}: claim-uids=x")), "line 2: claim-uids= \"x\" is not an id (0-4294967294)");
+}
+
+#[test]
+fn says_where_ids_are() {
+    let ids = scan("# x\nspec:\n  runAsUser: 5\n  supplementalGroups:\n  - 6\n  - 7\n").unwrap();
+    let told: Vec<_> = ids.iter().map(|id| (id.id, id.group, id.line)).collect();
+    assert_eq!(told, [(5, false, 3), (6, true, 5), (7, true, 6)]);
 }
 
 #[test]
@@ -182,6 +252,12 @@ fn strings_and_templates_are_refused() {
     assert_eq!(error("a: 1\n\n{{- if .Values.x }}\n"), template(3, "{{- if .Values.x }}"));
     assert_eq!(error("  {% if x %}"), template(1, "{% if x %}"));
     assert_eq!(error("supplementalGroups: [{{ x }}]"), template(1, "{{ x }}]"));
+    // In quotes, and where quotes in it end those around.
+    assert_eq!(error("a:\nrunAsUser: \"{{ .Values.uid }}\""), template(2, "{{ .Values.uid }}\""));
+    assert_eq!(error("supplementalGroups:\n- '{{ .x }}'"), template(2, "{{ .x }}'"));
+    assert_eq!(error("name: \"{{ include \"x\" . }}\"\n"), template(1, "{{ include \"x\" . }}\""));
+    assert_eq!(error("a: 'x\nb: {{ 'y }}\n"), template(2, "{{ 'y }}"));
+    assert_eq!(error("a: '{{ x }}'\nrunAsUser: '5'"), string("runAsUser", "5").replace("line 1", "line 2"));
     // Where it is text, it is nobody's business.
     assert_eq!(found("a: x{{ y }}\nb: '{{ z }}'\nc: |\n  {{ z }}\n# {{ z }}\nrunAsUser: 5"), "5 / ");
 }
@@ -214,15 +290,32 @@ fn reads_files() {
     let binary = read(&name);
     let big = File::create(&name).and_then(|file| file.set_len(MAX_SIZE + 1)).map(|()| read(&name));
     std::fs::remove_file(&name).unwrap();
-    assert_eq!(ids.unwrap().uids.to_string(), "5");
-    assert_eq!(binary.unwrap_err(), "not UTF-8");
+    assert_eq!(ids.unwrap(), [Id { id: 5, group: false, line: 1 }]);
+    assert_eq!(binary.unwrap_err(), "not UTF-8: if it is UTF-16, as PowerShell writes it, convert it");
     assert_eq!(big.unwrap().unwrap_err(), "over 16777216 bytes");
     assert!(read(Path::new("/nonexistent")).unwrap_err().contains("os error 2"));
 }
 
+#[test]
+fn finds_the_files_of_a_folder() {
+    let top = std::env::temp_dir().join(format!("uid-nri-plugin-manifests-{}", std::process::id()));
+    std::fs::create_dir_all(top.join("b/c")).unwrap();
+    for name in ["b/c/1.yml", "a.json", "b/2.yaml", "README.md", "z"] {
+        std::fs::write(top.join(name), "").unwrap();
+    }
+    std::os::unix::fs::symlink("..", top.join("b/up")).unwrap();
+    std::os::unix::fs::symlink("z", top.join("link.yaml")).unwrap();
+    let mut found = Vec::new();
+    files(&top, &mut found).unwrap();
+    files(Path::new("-"), &mut found).unwrap();
+    std::fs::remove_dir_all(&top).unwrap();
+    let expected = ["a.json", "b/2.yaml", "b/c/1.yml", "link.yaml"].map(|name| top.join(name));
+    assert_eq!(found, [&expected[..], &["-".into()]].concat());
+}
+
 proptest::proptest! {
     #[test]
-    fn any_text_is_read_or_refused(text in "(runAsUser|fsGroup|supplementalGroups|[-:?#|>&*!{}\\[\\],'\"\\\\ \\n\\ta0é5%.~]|: |\\n- |---\\n){0,40}") {
+    fn any_text_is_read_or_refused(text in "(runAsUser|fsGroup|supplementalGroups|path|value|patch|/runAsUser|uid-mapper.noderesource.dev|claim-uids=|[-:?#|>&*!{}\\[\\],'\"\\\\ \\n\\ta0é5%.~]|: |\\n- |---\\n){0,40}") {
         let _ = scan(&text);
     }
 
@@ -240,8 +333,8 @@ proptest::proptest! {
             format!("{{\"a\":[{{\"supplementalGroups\":[{json}],\"runAsUser\":{user}}}]}}"),
         ] {
             let ids = scan(&text).unwrap();
-            proptest::prop_assert_eq!(ids.uids.ids().collect::<Vec<_>>(), vec![user]);
-            proptest::prop_assert_eq!(&ids.gids, &expected);
+            proptest::prop_assert_eq!(of(&ids, false).ids().collect::<Vec<_>>(), vec![user]);
+            proptest::prop_assert_eq!(&of(&ids, true), &expected);
         }
     }
 }

@@ -23,6 +23,7 @@ type Image struct {
 	Owns  []Owned
 	Files []Owned
 	Root  string  // a tar file of the machine, in place of busybox
+	Upper []byte  // one more layer, a tar
 	Users []Named // besides root and member, each with a group of the same name and number
 }
 
@@ -54,7 +55,11 @@ func (i Image) Archive() ([]byte, error) {
 	} else if err := i.busybox(&layer); err != nil {
 		return nil, err
 	}
-	return i.around(layer.Bytes())
+	layers := [][]byte{layer.Bytes()}
+	if i.Upper != nil {
+		layers = append(layers, i.Upper)
+	}
+	return i.around(layers)
 }
 
 // busybox writes the layer of an ordinary image.
@@ -92,8 +97,8 @@ func (i Image) busybox(layer *layer) error {
 	return layer.close()
 }
 
-// around makes the image of a layer.
-func (i Image) around(layer []byte) ([]byte, error) {
+// around makes the image of some layers.
+func (i Image) around(layers [][]byte) ([]byte, error) {
 	blobs := map[string][]byte{}
 	// A descriptor of a blob, which is kept.
 	describe := func(kind string, blob []byte) map[string]any {
@@ -107,15 +112,21 @@ func (i Image) around(layer []byte) ([]byte, error) {
 		}
 		return text
 	}
+	var ids []string
+	var described []any
+	for _, layer := range layers {
+		ids = append(ids, "sha256:"+digest(layer))
+		described = append(described, describe("layer.v1.tar", layer))
+	}
 	config := document(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux",
 		"config": map[string]any{"User": i.User, "Cmd": i.Cmd, "Env": []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": ids},
 	})
 	manifest := document(map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": describe("config.v1+json", config),
-		"layers": []any{describe("layer.v1.tar", layer)},
+		"layers": described,
 	})
 	entry := describe("manifest.v1+json", manifest)
 	entry["annotations"] = map[string]string{"io.containerd.image.name": i.Name}
@@ -126,7 +137,10 @@ func (i Image) around(layer []byte) ([]byte, error) {
 	for name, blob := range blobs {
 		archive.file(path.Join("blobs/sha256", name), 0o644, blob)
 	}
-	return archive.Bytes(), archive.close()
+	if err := archive.close(); err != nil {
+		return nil, err
+	}
+	return archive.Bytes(), nil
 }
 
 func staticBusybox() ([]byte, error) {
