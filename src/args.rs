@@ -1,15 +1,13 @@
-//! The command line.
+//! The command line of the plugin.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use lexopt::prelude::*;
 
-use crate::cmd::{self, Asked};
 use crate::journal::Level;
-use crate::supervise::Beside;
 
-/// What `--help` prints.
+/// What `--help` prints; the modes are filled in.
 pub const HELP: &str = "\
 uid-nri-plugin: lets pods use any user id in a node with few subordinate ids
 
@@ -19,13 +17,7 @@ Usage: uid-nri-plugin [OPTIONS]
        uid-nri-plugin plan | check | show | explain | inspect [OPTIONS]
 
 Each of these has a --help of its own:
-  node       all of it, for a whole node: its entrypoint runs this
-  supervise  folds the chown and set-id calls of one command
-  plan       the id map that a node should get, and the options for Podman
-  check      whether pods can use any id on this node, with remedies
-  show       the node's map, or a container's, or a chain of maps, as a picture
-  explain    what becomes of an id on this node
-  inspect    a running container's user namespace as OCI JSON
+{modes}
 
 Without one of these it is the NRI plugin. containerd launches it from
 /opt/nri/plugins/00-uid-mapper, without options. Started otherwise it connects
@@ -51,83 +43,14 @@ problem, 3 for failure and wrong options. Messages go to the journal, or to
 stderr where there is none.
 ";
 
-/// What `node --help` prints.
-pub const NODE_HELP: &str = "\
-uid-nri-plugin node: starts a node in which pods can use any user id
-
-Usage: uid-nri-plugin node [OPTIONS] -- INIT [ARGUMENT...]
-
-Becomes INIT, the node's first program, in the same process. Beside it two
-things run for as long as the node does: supervise, for everything in the node,
-and the NRI plugin, which waits for containerd, connects again when containerd
-restarts, and is started again when it dies. In the node's Dockerfile:
-
-  COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/uid-nri-plugin
-  ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", (the entrypoint as it was)]
-
-Options:
-      --no-supervise     only keep the plugin running
-      --no-plugin        only supervise
-      --socket PATH      NRI socket [default: /var/run/nri/nri.sock]
-      --config FILE      the plugin's configuration
-                         [default: /etc/nri/conf.d/00-uid-mapper.conf, if any]
-      --log-level LEVEL  debug, info, warning or error [default: info]
-  -h, --help             print this
-
-Messages go to the journal once there is one, and before that to stderr
-(podman logs). Processes that enter the node by podman exec are not below INIT,
-and are not supervised.
-
-Exit status: that of INIT; 127 if it is not found, 126 if it cannot be run,
-1 if supervise cannot be set up, 2 for wrong options.
-";
-
-/// What `supervise --help` prints.
-pub const SUPERVISE_HELP: &str = "\
-uid-nri-plugin supervise: folds the chown and set-id calls of a command
-
-Usage: uid-nri-plugin supervise [OPTIONS] -- COMMAND [ARGUMENT...]
-
-Becomes COMMAND, in the same process. chown and set-id calls of it, and of all
-that it starts, succeed for ids that the node's user namespace lacks: they are
-done with the id that the rule gives (see explain). Below another supervise it
-only becomes the command, since its calls are folded already.
-
-Options:
-      --log-level LEVEL  debug, info, warning or error [default: info]
-  -h, --help             print this
-
-Examples:
-  uid-nri-plugin supervise -- containerd
-  podman unshare uid-nri-plugin supervise -- podman build -t node .
-
-Exit status: that of COMMAND; 127 if it is not found, 126 if it cannot be run,
-1 if the server cannot be set up, 2 for wrong options. Messages go to the
-journal, or to stderr where there is none, unless that is a pipe.
-";
-
 /// Where NRI listens by default.
 const SOCKET: &str = "/var/run/nri/nri.sock";
 
-/// What the command line asks for.
+/// What the command line of the plugin asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Be the plugin.
+pub enum Asked {
     Plugin(Options),
-    /// Become a command.
-    Become {
-        /// The command and its arguments.
-        command: Vec<OsString>,
-        /// What is to run beside it.
-        beside: Beside,
-        /// `--log-level`.
-        log_level: Option<Level>,
-    },
-    /// Run one of the tools.
-    Tool(cmd::Command),
-    /// Print this help.
-    Help(&'static str),
-    /// Print the version.
+    Help,
     Version,
 }
 
@@ -148,19 +71,16 @@ pub struct Options {
     pub log_level: Option<Level>,
 }
 
-/// Reads the arguments, argv[0] first. An error is one line.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-    let mut arguments = arguments.into_iter();
-    let (index, name) = from_argv0(&arguments.next().unwrap_or_default());
+/// Reads the arguments after argv[0]. An error is one line.
+pub fn parse(argv0: &OsStr, mut parser: lexopt::Parser) -> Result<Asked, String> {
+    let (index, name) = from_argv0(argv0);
     let mut options =
         Options { socket: SOCKET.into(), socket_given: false, name, index, config: None, log_level: None };
-    let mut parser = lexopt::Parser::from_args(arguments);
     let text = |e: lexopt::Error| e.to_string();
-    let mut begun = false;
     while let Some(argument) = parser.next().map_err(text)? {
         match argument {
-            Short('h') | Long("help") => return Ok(Command::Help(HELP)),
-            Short('V') | Long("version") => return Ok(Command::Version),
+            Short('h') | Long("help") => return Ok(Asked::Help),
+            Short('V') | Long("version") => return Ok(Asked::Version),
             Long("socket") => {
                 options.socket = parser.value().map_err(text)?.into();
                 options.socket_given = true;
@@ -178,86 +98,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
                 }
             }
             Long("config") => options.config = Some(parser.value().map_err(text)?.into()),
-            Long("log-level") => options.log_level = Some(level(&mut parser)?),
-            Value(word) if !begun => {
-                return match word.to_str().unwrap_or_default() {
-                    "supervise" => supervise(parser),
-                    "node" => node(parser),
-                    name => match cmd::parse(name, parser) {
-                        Some(asked) => asked.map(|asked| match asked {
-                            Asked::Run(command) => Command::Tool(command),
-                            Asked::Help(text) => Command::Help(text),
-                        }),
-                        None => Err(format!("unexpected argument {word:?}")),
-                    },
-                };
-            }
-            other => return Err(other.unexpected().to_string()),
-        }
-        begun = true;
-    }
-    Ok(Command::Plugin(options))
-}
-
-/// What follows `supervise`.
-fn supervise(mut parser: lexopt::Parser) -> Result<Command, String> {
-    let text = |e: lexopt::Error| e.to_string();
-    let (mut command, mut log_level) = (Vec::new(), None);
-    while let Some(argument) = parser.next().map_err(text)? {
-        match argument {
-            Short('h') | Long("help") => return Ok(Command::Help(SUPERVISE_HELP)),
-            Long("log-level") => log_level = Some(level(&mut parser)?),
-            Value(word) => {
-                command.push(word);
-                command.extend(parser.raw_args().map_err(text)?);
-            }
-            other => return Err(other.unexpected().to_string()),
-        }
-    }
-    match command.is_empty() {
-        true => Err("supervise needs a command".into()),
-        false => Ok(Command::Become { command, beside: Beside { fold: true, ..Beside::default() }, log_level }),
-    }
-}
-
-/// What follows `node`.
-fn node(mut parser: lexopt::Parser) -> Result<Command, String> {
-    let text = |e: lexopt::Error| e.to_string();
-    let (mut command, mut log_level) = (Vec::new(), None);
-    let (mut fold, mut with_plugin) = (true, true);
-    // Named as it is where containerd launches it, so that it reads the same configuration.
-    let mut plugin: Vec<OsString> = vec!["00-uid-mapper".into(), "--socket".into(), SOCKET.into()];
-    while let Some(argument) = parser.next().map_err(text)? {
-        match argument {
-            Short('h') | Long("help") => return Ok(Command::Help(NODE_HELP)),
-            Long("no-supervise") => fold = false,
-            Long("no-plugin") => with_plugin = false,
-            Long("socket") => plugin[2] = parser.value().map_err(text)?,
-            Long("config") => plugin.extend(["--config".into(), parser.value().map_err(text)?]),
             Long("log-level") => {
                 let value = parser.value().and_then(|v| v.string()).map_err(text)?;
-                log_level = Some(Level::parse(&value)?);
-                plugin.extend(["--log-level".into(), value.into()]);
-            }
-            Value(word) => {
-                command.push(word);
-                command.extend(parser.raw_args().map_err(text)?);
+                options.log_level = Some(Level::parse(&value)?);
             }
             other => return Err(other.unexpected().to_string()),
         }
     }
-    match command.is_empty() {
-        true => Err("node needs the program that the node starts with".into()),
-        false => {
-            let beside = Beside { fold, plugin: with_plugin.then_some(plugin), keep_stderr: true };
-            Ok(Command::Become { command, beside, log_level })
-        }
-    }
-}
-
-fn level(parser: &mut lexopt::Parser) -> Result<Level, String> {
-    let value = parser.value().and_then(|v| v.string()).map_err(|e| e.to_string())?;
-    Level::parse(&value)
+    Ok(Asked::Plugin(options))
 }
 
 /// `/opt/nri/plugins/00-uid-mapper` is index 00, name uid-mapper.
@@ -277,13 +125,13 @@ fn is_index(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parsed(words: &[&str]) -> Result<Command, String> {
-        parse(words.iter().map(OsString::from))
+    fn parsed(words: &[&str]) -> Result<Asked, String> {
+        parse(OsStr::new(words[0]), lexopt::Parser::from_args(&words[1..]))
     }
 
     fn options(words: &[&str]) -> Options {
         match parsed(words) {
-            Ok(Command::Plugin(options)) => options,
+            Ok(Asked::Plugin(options)) => options,
             other => panic!("{other:?}"),
         }
     }
@@ -312,51 +160,8 @@ mod tests {
             log_level: Some(Level::Debug),
         };
         assert_eq!(o, expected);
-        assert_eq!(parsed(&["x", "-h", "--nonsense"]), Ok(Command::Help(HELP)));
-        assert_eq!(parsed(&["x", "-V"]), Ok(Command::Version));
-    }
-
-    fn words(words: &[&str]) -> Vec<OsString> {
-        words.iter().map(OsString::from).collect()
-    }
-
-    #[test]
-    fn supervise_takes_a_command() {
-        let becomes = |words_of: &[&str], log_level| {
-            let beside = Beside { fold: true, plugin: None, keep_stderr: false };
-            Ok(Command::Become { command: words(words_of), beside, log_level })
-        };
-        for words in [&["x", "supervise", "--", "a", "--help", "-x"][..], &["x", "supervise", "a", "--help", "-x"]] {
-            assert_eq!(parsed(words), becomes(&["a", "--help", "-x"], None));
-        }
-        assert_eq!(parsed(&["x", "supervise", "--log-level", "debug", "--", "a"]), becomes(&["a"], Some(Level::Debug)));
-        assert_eq!(parsed(&["x", "supervise", "--help"]), Ok(Command::Help(SUPERVISE_HELP)));
-        assert_eq!(parsed(&["x", "supervise"]).unwrap_err(), "supervise needs a command");
-        assert_eq!(parsed(&["x", "supervise", "--socket", "a"]).unwrap_err(), "invalid option '--socket'");
-        assert_eq!(parsed(&["x", "--name=n", "supervise", "a"]).unwrap_err(), "unexpected argument \"supervise\"");
-    }
-
-    #[test]
-    fn node_takes_an_init() {
-        let becomes = |init: &[&str], fold, plugin: Option<&[&str]>, log_level| {
-            let beside = Beside { fold, plugin: plugin.map(words), keep_stderr: true };
-            Ok(Command::Become { command: words(init), beside, log_level })
-        };
-        let plugin = ["00-uid-mapper", "--socket", SOCKET];
-        assert_eq!(
-            parsed(&["x", "node", "--", "/sbin/init", "-x"]),
-            becomes(&["/sbin/init", "-x"], true, Some(&plugin), None)
-        );
-        assert_eq!(parsed(&["x", "node", "--no-plugin", "--", "i"]), becomes(&["i"], true, None, None));
-        let all = ["x", "node", "--no-supervise", "--socket", "/s", "--config=/c", "--log-level", "error", "--", "i"];
-        let plugin = ["00-uid-mapper", "--socket", "/s", "--config", "/c", "--log-level", "error"];
-        assert_eq!(parsed(&all), becomes(&["i"], false, Some(&plugin), Some(Level::Error)));
-        assert_eq!(parsed(&["x", "node", "-h"]), Ok(Command::Help(NODE_HELP)));
-        assert_eq!(parsed(&["x", "node"]).unwrap_err(), "node needs the program that the node starts with");
-        assert_eq!(
-            parsed(&["x", "node", "--log-level=x", "i"]).unwrap_err(),
-            "\"x\" is not a log level (debug, info, warning, error)"
-        );
+        assert_eq!(parsed(&["x", "-h", "--nonsense"]), Ok(Asked::Help));
+        assert_eq!(parsed(&["x", "-V"]), Ok(Asked::Version));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod calls;
 mod filter;
 mod fold;
 mod keeper;
+pub mod options;
 mod own;
 mod receiver;
 mod table;
@@ -28,6 +29,7 @@ use std::path::Path;
 
 use caller::Node;
 use keeper::Keeper;
+use options::Become;
 use receiver::Shared;
 use table::Table;
 
@@ -62,8 +64,10 @@ pub struct Beside {
     pub keep_stderr: bool,
 }
 
-/// Becomes the command. Returns only if that cannot be: the exit status, as a shell's where the command cannot be run.
-pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> Result<u8, String> {
+/// Becomes the command. Returns only if that cannot be: the exit status, as a shell's where the command cannot be run, and
+/// nothing to say.
+pub fn run(options: Become) -> Result<(u8, String), String> {
+    let Become { command, beside, log_level } = &options;
     let words = c_strings(command)?;
     let program = command.first().ok_or("there is no command to run")?;
     let journal = Journal::new(log_level.unwrap_or(Level::Info));
@@ -102,7 +106,7 @@ pub fn run(command: &[OsString], beside: &Beside, log_level: Option<Level>) -> R
     let e = fork::execute(Path::new(program), &words);
     // With stderr gone there is nobody left to tell.
     let _ = writeln!(io::stderr(), "uid-nri-plugin: cannot run {}: {e}", printable(&program.to_string_lossy()));
-    Ok(if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+    Ok((if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 }, String::new()))
 }
 
 fn c_strings(words: &[OsString]) -> Result<Vec<CString>, String> {
