@@ -106,7 +106,6 @@ fn one_image(out: &mut String, plan: &Plan, image: &image::Image) {
     let groups = if image.groups.is_empty() { "" } else { ", groups " };
     let all = image.groups.listed(MAX_ITEMS);
     put(out, format_args!("\nimage {name}\n  USER    {user}: runs as {uid}:{gid}{groups}{all}\n"));
-    let mut unknown = image.unknown.clone();
     let mut all_native = true;
     for (n, (uids, gids)) in fate(plan, image, false).iter().zip(&fate(plan, image, true)).enumerate() {
         let mut words = Vec::new();
@@ -118,9 +117,6 @@ fn one_image(out: &mut String, plan: &Plan, image: &image::Image) {
         if !words.is_empty() {
             wrap(out, &format!("  {}  ", FATES[n]), &words.join(" "));
             all_native &= n == 0;
-            if n == 3 {
-                unknown.push("an ACL or capability of ids that the node lacks: it cannot be unpacked".into());
-            }
         }
     }
     for (label, group) in [("passwd", false), ("group ", true)] {
@@ -135,8 +131,8 @@ fn one_image(out: &mut String, plan: &Plan, image: &image::Image) {
         }
     }
     claim(out, &claims(plan, image));
-    unknown.iter().for_each(|what| wrap(out, "  ", what));
-    if unknown.is_empty() && all_native {
+    image.unknown.iter().for_each(|what| wrap(out, "  ", what));
+    if image.unknown.is_empty() && all_native {
         out.push_str("  all its ids are in the node's map\n");
     }
 }
@@ -233,12 +229,11 @@ pub fn config(plan: &Plan) -> String {
 }
 
 /// What becomes of an image's ids: in the node's map; given to the container under the true number, by the plugin; placed
-/// by the rule, by supervise, since files are unpacked before there is a container that could have the id; refused by the
-/// kernel.
-const FATES: [&str; 4] = ["native", "plugin", "folded", "xattrs"];
+/// by the rule, by supervise, since files are unpacked before there is a container that could have the id.
+const FATES: [&str; 3] = ["native", "plugin", "folded"];
 
 /// The user or group ids of an image by what becomes of them.
-fn fate(plan: &Plan, image: &image::Image, group: bool) -> [Ranges; 4] {
+fn fate(plan: &Plan, image: &image::Image, group: bool) -> [Ranges; 3] {
     let layout = &plan.kind(group).1;
     let [set, attributes, owned, accounts] = ids_of(image, group);
     let has = |id| id < layout.pool || layout.pinned.contains(id);
@@ -246,7 +241,7 @@ fn fate(plan: &Plan, image: &image::Image, group: bool) -> [Ranges; 4] {
     let above = accounts.filter(&|id| id >= layout.pool);
     let native = Ranges::union(&[&set, &attributes, &owned, &above]).filter(&has);
     let others = above.filter(&|id| !set.contains(id));
-    [native, lacking(&set), lacking(&Ranges::union(&[&owned, &others])), lacking(&attributes)]
+    [native, lacking(&set), lacking(&Ranges::union(&[&owned, &attributes, &others]))]
 }
 
 /// What a script reads.
@@ -474,14 +469,12 @@ image example/app:1
   USER    app: runs as 200000:10001, groups 7, 20002
   native  uids 0, 3, 65534 gids 0, 7, 65534
   plugin  uids 200000 gids 10001, 20002
-  folded  uids 200000, 4000000 gids 10001, 73000, 200000
-  xattrs  uids 5000000
+  folded  uids 200000, 4000000, 5000000 gids 10001, 73000, 200000
   passwd  above the pool: nobody 65534, a\\u{1b}pp 200000
   group   above the pool: gosu 73000
   claim   true numbers on a node without this map, by the pod's annotation
     uid-mapper.noderesource.dev: claim-uids=200000,4000000,5000000
                                  claim-gids=10001,20002,73000,200000
-  an ACL or capability of ids that the node lacks: it cannot be unpacked
 
 image plain
   USER    none: runs as 0:unknown
@@ -519,6 +512,7 @@ image x/y:1 claim-uids=200000,4000000,5000000 claim-gids=10001,20002,73000,20000
 # sha256:00 has no ids to claim
 ";
         assert_eq!(config(&plan), expected);
+        assert_eq!(crate::pod::policy::Config::parse(expected).unwrap().images.len(), 2);
     }
 
     #[test]
@@ -535,8 +529,7 @@ image x/y:1 claim-uids=200000,4000000,5000000 claim-gids=10001,20002,73000,20000
         assert_eq!([of("containerID"), of("intermediateID"), of("size")], [Some(3000), Some(1025), Some(1)]);
         let images = value.get("images").unwrap().list();
         assert_eq!(images[0].at(&["uids", "plugin"]).and_then(Value::text), Some("200000"));
-        assert_eq!(images[0].at(&["uids", "folded"]).and_then(Value::text), Some("200000,4000000"));
-        assert_eq!(images[0].at(&["uids", "xattrs"]).and_then(Value::text), Some("5000000"));
+        assert_eq!(images[0].at(&["uids", "folded"]).and_then(Value::text), Some("200000,4000000,5000000"));
         assert_eq!(images[0].get("groups").and_then(Value::text), Some("7,20002"));
         assert_eq!(images[0].at(&["claims", "gids"]).and_then(Value::text), Some("10001,20002,73000,200000"));
         assert_eq!(images[0].get("groupsAbovePool").unwrap().list()[0].get("gid").and_then(Value::number), Some(73000));
