@@ -217,6 +217,8 @@ pub mod tests {
     #[test]
     fn a_holder_is_not_traced_by_a_container() {
         let found = probe::in_child(|| {
+            // Those of other tests' threads, which are not in this process.
+            NOT_DUMPABLE.store(0, Ordering::Relaxed);
             let holder = Holder::new().unwrap();
             let guarded = trace_as_a_container(holder.pid());
             let map = probe::errno(&std::fs::write(format!("/proc/{}/uid_map", holder.pid()), "0 0 1"));

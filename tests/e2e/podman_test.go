@@ -113,7 +113,7 @@ func TestPodmanTakesThePlan(t *testing.T) {
 	chain := `plan=$(uid-nri-plugin plan --podman) || exit 9; set -- $plan; while [ $# -gt 0 ]; do [ "$1" != --uidmap ] || echo "$2"; shift 2; done >planned
 		podman unshare cat /proc/self/uid_map >around && uid-nri-plugin show --chain around planned`
 	shown := user("sh", "-c", chain)
-	contains(t, "show --chain", shown, "\nlevel 2: 0:0:2035 crosses lines of level 1\nevery id of every level exists; Podman cuts the lines")
+	contains(t, "show --chain", shown, "\nlevel 2: 0:0:2032 crosses lines of level 1\nevery id of every level exists; Podman cuts the lines")
 	for flags, reason := range map[string]string{
 		"--uidmap 0:0:2050 --gidmap 0:0:2049":                       "Operation not permitted", // one more than there are
 		"--uidmap 0:0:2049 --uidmap 65532:2045:4 --gidmap 0:0:2049": "conflicts with other mappings",

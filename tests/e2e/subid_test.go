@@ -62,7 +62,7 @@ func TestSubordinateIds(t *testing.T) {
 			tools, _ := found.found(t, "newuidmap")
 			if c.said == "" {
 				must(t, err)
-				contains(t, "plan", out, "--uidmap 0:0:2035 ")
+				contains(t, "plan", out, "--uidmap 0:0:2032 ")
 				equal(t, "ids", ids, "2048 subordinate uids and 2048 gids for hpc")
 				contains(t, "newuidmap", tools, "; they make the planned map")
 				return
@@ -84,7 +84,7 @@ func TestSubordinateIdsElsewhere(t *testing.T) {
 	a := newAccount(t, podName(t))
 	must(t, a.WriteFile("/etc/nsswitch.conf", must1(t)(a.Run(nil, "cat", "/etc/nsswitch.conf"))+"subid: sss\n"))
 	equal(t, "podman", kernels(t, must1(t)(a.Run(nil, "podman", "unshare", "cat", "/proc/self/uid_map"))), "0:41047:1\n1:2937359488:2048\n")
-	contains(t, "plan", must1(t)(a.Run(nil, "uid-nri-plugin", "plan", "--podman")), "--uidmap 0:0:2035 ")
+	contains(t, "plan", must1(t)(a.Run(nil, "uid-nri-plugin", "plan", "--podman")), "--uidmap 0:0:2032 ")
 	// Without getsubids nobody knows.
 	_, err := a.Run(nil, "sh", "-c", "PATH=${PATH%%:*}; uid-nri-plugin plan")
 	if err == nil {
