@@ -13,9 +13,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/lib.sh"
 vm=$cache/vm
 
-# What a machine has besides Debian's minimal system. The last ones are for hardened hosts.
+# What a machine has besides Debian's minimal system.
 packages=busybox-static,iproute2,jq,kmod,libseccomp2,procps,uidmap,containernetworking-plugins
-packages=$packages,apparmor,policycoreutils,selinux-policy-default
 
 # private_apt FOLDER ARCH SUITE...: an apt of its own, which knows only these suites and has nothing installed.
 private_apt() {
@@ -167,8 +166,10 @@ make_payload() {
 	cp "$unit" "$to/unit"
 	CC=$CC sh "$root/tests/supervise/c/build.sh" "$to/programs"
 	(
-		GOARCH=$arch
-		export GOARCH
+		if [ "$arch" != "$(dpkg --print-architecture)" ]; then
+			GOARCH=$arch
+			export GOARCH
+		fi
 		for suite_of in nri supervise e2e; do
 			(cd "$root/tests/$suite_of" && CGO_ENABLED=0 go test -c -o "$to/$suite_of.test" .)
 		done
@@ -215,7 +216,7 @@ machine() {
 	make_system
 	make_payload
 	say "$name: $(ls "$kernel/lib/modules"), time limits times $(slowness)"
-	boot "$system,snapshot=on" "$payload" "vm.slow=$(slowness)" "vm.parts=$parts" "vm.run=${VM_RUN:-}" 2>&1 | tr -d '\r' | tee "$work/$name.log" | grep --line-buffered '^VM-' || :
+	boot "$system,snapshot=on" "$payload" "vm.slow=$(slowness)" "vm.parts=$parts" "vm.run=${VM_RUN:-}" 2>&1 | sed -u 's/\r$//' | tee "$work/$name.log" | grep --line-buffered '^VM-' || :
 	[ -z "${KEEP_LOG:-}" ] || cp "$work/$name.log" "$KEEP_LOG/"
 	grep -q '^VM-END' "$work/$name.log" || {
 		tail -n 20 "$work/$name.log" >&2

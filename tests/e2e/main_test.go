@@ -140,6 +140,9 @@ func newSite(name string, l layout, o options) (*site, error) {
 }
 
 func (s *site) build(l layout, o options) (err error) {
+	if o.snapshotter == "" {
+		o.snapshotter = os.Getenv("LAB_SNAPSHOTTER") // where containerd's own choice does not work
+	}
 	if o.snapshotter != "" {
 		if err := s.UseSnapshotter(o.snapshotter); err != nil {
 			return err
