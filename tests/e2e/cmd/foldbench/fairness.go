@@ -127,7 +127,7 @@ func few(dir string) error {
 		for began := time.Now(); len(took) < fairCalls && time.Since(began) < fairTime; {
 			start := time.Now()
 			id := uintptr(50000 + len(took)%2)
-			if _, _, e := syscall.RawSyscall(syscall.SYS_LCHOWN, uintptr(unsafe.Pointer(&path[0])), id, id); e != 0 {
+			if _, _, e := syscall.RawSyscall6(syscall.SYS_FCHOWNAT, fdCwd, uintptr(unsafe.Pointer(&path[0])), id, id, 0, 0); e != 0 {
 				return fmt.Errorf("chown: %w", e)
 			}
 			took = append(took, time.Since(start))
