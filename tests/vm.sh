@@ -60,8 +60,8 @@ fetch_kernel() {
 	modules=$(find "$work/kernel" -path '*/lib/modules/*' -prune)
 	mkdir -p "$work/new/lib/modules"
 	mv "$modules" "$work/new/lib/modules/"
-	depmod -b "$work/new" "${modules##*/}"
-	mv "$work"/kernel/boot/vmlinuz-* "$work/new/vmlinuz"
+	depmod -b "$work/new" "${modules##*/}" 2>/dev/null # warns where a package has no list of built-in modules
+	find "$work/kernel" "$work/new" -name 'vmlinuz*' -type f -exec mv {} "$work/new/vmlinuz" \;
 	image "$work/new/modules" "$work/new/lib/modules" 1500
 	mv "$work/new" "$kernel"
 	rm -rf "$work/kernel"
@@ -80,7 +80,7 @@ make_initrd() {
 	cp "$vm/busybox-$arch/bin/busybox" "$work/initrd/bin/"
 	n=100
 	for driver in virtio_pci virtio_blk ext4; do
-		modprobe -d "$kernel" -S "$(ls "$kernel/lib/modules")" --show-depends "$driver" | sed -n 's/^insmod //p'
+		modprobe -d "$kernel" -S "$(ls "$kernel/lib/modules")" --show-depends "$driver" 2>/dev/null | sed -n 's/^insmod //p'
 	done | awk '!seen[$1]++ { print $1 }' >"$work/drivers"
 	while read -r driver; do
 		n=$((n + 1))
