@@ -11,7 +11,6 @@ use crate::map::kind::{Both, Kind};
 use crate::map::pool::{NodeId, NodeIds};
 use crate::map::ranges::Ranges;
 
-/// The node's ids.
 pub type Node = Both<NodeIds>;
 
 /// The user namespace of a caller, as far as ids go.

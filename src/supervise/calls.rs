@@ -26,9 +26,7 @@ pub enum Op {
 /// One call of one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Its number.
     pub nr: u32,
-    /// What it does.
     pub op: Op,
     /// Ids of 16 bits, of which 0xffff is "no change".
     pub narrow: bool,
@@ -66,14 +64,12 @@ impl Op {
 pub struct Arch {
     /// AUDIT_ARCH_*.
     pub audit: u32,
-    /// The calls.
     pub calls: &'static [Call],
     /// A number has this bit where the same call is made in another way (x32); else 0.
     pub variant: u32,
 }
 
 impl Arch {
-    /// The call of this number.
     pub fn call(&self, nr: u32) -> Option<Call> {
         self.calls.iter().find(|c| c.nr == nr & !self.variant).copied()
     }

@@ -131,7 +131,6 @@ pub fn program(uids: &NodeIds, gids: &NodeIds, archs: &[Arch]) -> Vec<Insn> {
     p.finish()
 }
 
-/// A place to jump to.
 #[derive(Clone, Copy)]
 struct Label(usize);
 

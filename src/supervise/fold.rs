@@ -34,7 +34,6 @@ pub enum Plan {
     Array {
         /// Where it is in the thread's memory.
         address: u64,
-        /// What is there.
         theirs: Vec<u8>,
         /// What is to be there during the call.
         ours: Vec<u8>,
@@ -74,7 +73,6 @@ pub fn plan(n: &Notification, call: Call, node: &Node, thread: &Thread, pin: &mu
     }
 }
 
-/// What a caller calls ids.
 struct Names<'a> {
     ids: Ids,
     node: &'a Node,

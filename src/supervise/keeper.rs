@@ -296,7 +296,6 @@ impl Own {
     }
 }
 
-/// The plugin that is kept.
 struct Kept<'a> {
     command: &'a [CString],
     pid: Option<u32>,

@@ -56,7 +56,6 @@ fn id(argument: u64, narrow: bool) -> u32 {
 /// What is to run beside a command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Beside {
-    /// Fold its calls.
     pub fold: bool,
     /// Keep this running: arguments for this program, its name first.
     pub plugin: Option<Vec<OsString>>,

@@ -49,11 +49,8 @@ pub const PUT_BACK: u32 = 1 << 31;
 pub struct Shared {
     /// Where calls come from and answers go to.
     pub listener: OwnedFd,
-    /// The calls in hand.
     pub table: Table,
-    /// The node's ids.
     pub node: Node,
-    /// The log.
     pub journal: Journal,
 }
 
@@ -86,7 +83,6 @@ impl Shared {
 struct Known {
     number: u16,
     calls: File,
-    /// Calls handed to it so far.
     given: u64,
     /// How many it had taken when it was last waited for in vain.
     slow: Option<u64>,
@@ -174,7 +170,6 @@ impl<'a, 'k> Receiver<'a, 'k> {
         }
     }
 
-    /// What signals tell of.
     fn look_around(&mut self) {
         let turn = self.turn;
         if signal::came(libc::SIGCHLD) {

@@ -25,14 +25,12 @@ const FOLDED: usize = WORDS + 1;
 /// Words of an undo record: thread, address, length, program; what was there, what is there.
 const UNDO: usize = 4 + 2 * MAX_UNDO / 8;
 
-/// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nowhere: the slot is free, or the kernel may be about to put a call into it.
     Free,
     /// With the process that received it.
     Received,
-    /// With a worker.
     Queued,
     /// The same, and the thread is inside the call with the folded arguments.
     Folded,
@@ -40,20 +38,15 @@ pub enum State {
     PutBack,
 }
 
-/// What is counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Count {
-    /// chown calls folded.
     Chowns,
-    /// Set-id calls folded.
     SetIds,
-    /// Calls let through.
     Passed,
     /// Calls refused.
     Failed,
 }
 
-/// Single words.
 #[derive(Clone, Copy, Debug)]
 pub enum Word {
     /// Whose turn it is to receive.
@@ -86,17 +79,14 @@ pub struct Table(&'static [AtomicU64]);
 pub struct Owner {
     /// The receiver's turn.
     pub turn: u32,
-    /// The worker's number.
     pub worker: u16,
 }
 
 impl Table {
-    /// A new one.
     pub fn new() -> io::Result<Table> {
         shared::words(ALL).map(Table)
     }
 
-    /// A single word.
     pub fn word(&self, which: Word) -> &'static AtomicU64 {
         &self.0[which as usize]
     }
@@ -111,7 +101,6 @@ impl Table {
         self.turns().iter().any(|word| word.load(Ordering::Relaxed) as u32 == turn)
     }
 
-    /// Counts one more.
     pub fn count(&self, what: Count) {
         self.0[COUNTS + what as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -155,7 +144,6 @@ impl Table {
         0..self.word(Word::Used).load(Ordering::Acquire) as u32
     }
 
-    /// A slot.
     pub fn slot(&self, number: u32) -> Slot {
         let at = SLOTS_AT + number as usize * SLOT;
         Slot(&self.0[at..at + SLOT])
@@ -168,7 +156,6 @@ impl Table {
     }
 }
 
-/// One call.
 #[derive(Clone, Copy)]
 pub struct Slot(&'static [AtomicU64]);
 
@@ -183,7 +170,6 @@ impl Slot {
         Notification::load(self.words())
     }
 
-    /// Where it is, and with whom.
     pub fn state(&self) -> (State, Owner) {
         let word = self.0[STATE].load(Ordering::Acquire);
         let state = match word as u8 {
@@ -196,7 +182,6 @@ impl Slot {
         (state, Owner { turn: (word >> 32) as u32, worker: (word >> 8) as u16 })
     }
 
-    /// Says where it is now.
     pub fn set(&self, state: State, owner: Owner) {
         let word = u64::from(owner.turn) << 32 | u64::from(owner.worker) << 8 | state as u64;
         self.0[STATE].store(word, Ordering::Release);
@@ -262,7 +247,6 @@ impl Undo {
         self.0[3].load(Ordering::Relaxed)
     }
 
-    /// It is put back.
     pub fn clear(&self) {
         self.0[0].store(0, Ordering::Release);
     }

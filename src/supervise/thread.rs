@@ -18,7 +18,6 @@ use crate::sys::{capability, file};
 /// /proc, held open, and who we are in it.
 pub struct Proc {
     dir: OwnedFd,
-    /// Our own root.
     pub root: OwnedFd,
     /// The number of our own user namespace.
     pub user: u64,
@@ -28,7 +27,6 @@ pub struct Proc {
     pub cgroup: u64,
     /// A number for our own control groups of all versions.
     cgroups: u64,
-    /// What we may, by bit.
     pub capabilities: u64,
 }
 
@@ -46,16 +44,13 @@ impl Proc {
     }
 }
 
-/// A number for a text.
 fn number(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
 }
 
-/// A thread.
 pub struct Thread {
-    /// Its number.
     pub tid: u32,
     proc: Rc<Proc>,
     /// None before Linux 6.9.

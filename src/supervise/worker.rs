@@ -58,7 +58,6 @@ const ON_THEIR_WAY: usize = 16;
 /// Ids of a container that are told of in the log; more are not.
 const MAX_TOLD: usize = 64;
 
-/// A thread that we trace.
 struct Held {
     slot: u32,
     n: Notification,
@@ -70,14 +69,12 @@ struct Held {
     blocks: Option<u64>,
 }
 
-/// Where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     /// On its way to the stop that we asked for.
     Stop,
     /// Stopped there, until it is its turn.
     Parked,
-    /// On its way to its call.
     Entry,
     /// In its call, with the folded arguments.
     Exit,
@@ -87,7 +84,6 @@ enum At {
     PutBack,
 }
 
-/// A worker.
 pub struct Worker<'a> {
     shared: &'a Shared,
     proc: Rc<Proc>,
@@ -101,7 +97,6 @@ pub struct Worker<'a> {
     /// Those of them whose calls have arrays: one array of a container is replaced at a time, since processes can share
     /// memory.
     parked_arrays: VecDeque<u32>,
-    /// How many are on their way.
     on_their_way: usize,
     /// Calls of threads that a dead worker of ours still holds, and since when.
     refused: Vec<(u32, Instant)>,
@@ -110,7 +105,6 @@ pub struct Worker<'a> {
     pin: Option<PathBuf>,
     told: HashSet<(Kind, u32)>,
     told_of_tracer: bool,
-    /// When the alarm was set.
     alarm: Option<Instant>,
 }
 

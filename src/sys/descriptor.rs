@@ -5,7 +5,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::{cerr, owned, retry};
 
-/// Writes once.
 pub fn write(to: BorrowedFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: `bytes` are ours and only read.
     retry(|| unsafe { libc::write(to.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) } as libc::c_long)

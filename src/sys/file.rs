@@ -9,11 +9,9 @@ use super::{cerr, cstr, owned, retry};
 
 /// `statfs` magic of a namespace file (`linux/magic.h`).
 pub const NSFS_MAGIC: i64 = 0x6e73_6673;
-/// The same of sysfs.
 pub const SYSFS_MAGIC: i64 = 0x6265_6572;
 /// The same of mqueue (`ipc/mqueue.c`).
 pub const MQUEUE_MAGIC: i64 = 0x1980_0202;
-/// The same of proc.
 pub const PROC_MAGIC: i64 = 0x9fa0;
 
 fn openat(dir: libc::c_int, name: &str, flags: libc::c_int, mode: libc::mode_t) -> io::Result<OwnedFd> {

@@ -15,9 +15,7 @@ const CAP_SYS_PTRACE: u64 = 1 << 19;
 pub enum Kind {
     /// Network.
     Net,
-    /// System V and POSIX IPC.
     Ipc,
-    /// Mounts.
     Mount,
 }
 
@@ -48,7 +46,6 @@ fn top(stack: &mut [u8]) -> *mut libc::c_void {
 /// one is dropped.
 struct NotDumpable;
 
-/// How many of these there are.
 static NOT_DUMPABLE: AtomicUsize = AtomicUsize::new(0);
 
 impl NotDumpable {
@@ -80,7 +77,6 @@ fn set_dumpable(yes: bool) {
 pub struct Holder {
     pid: libc::pid_t,
     _guard: NotDumpable,
-    /// What the process stands on.
     _stack: Vec<u8>,
 }
 
@@ -149,7 +145,6 @@ pub struct Home {
 }
 
 impl Home {
-    /// Opens them.
     pub fn open() -> io::Result<Home> {
         let open = |path| File::open(path);
         Ok(Home {

@@ -10,7 +10,6 @@ fn pidfd_open(pid: u32, flags: libc::c_int) -> io::Result<OwnedFd> {
     owned(cerr(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) }))
 }
 
-/// A handle on a process.
 pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
     pidfd_open(pid, 0)
 }

@@ -24,7 +24,6 @@ pub struct Program {
     pid: Option<u32>,
     input: Option<PipeWriter>,
     output: PipeReader,
-    /// What it did not take yet.
     held: Vec<u8>,
     given: usize,
 }
@@ -83,7 +82,6 @@ impl Program {
         Ok(())
     }
 
-    /// Waits for its end.
     fn finish(&mut self) -> io::Result<()> {
         self.input = None;
         match self.wait()? {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::cerr;
 
-/// What to wait for.
 #[derive(Clone, Copy, Debug)]
 pub enum Watch<'a> {
     /// Something to read, or the end of the other side.
@@ -16,7 +15,6 @@ pub enum Watch<'a> {
     Output(BorrowedFd<'a>),
     /// The end of the other side only.
     End(BorrowedFd<'a>),
-    /// Nothing.
     Nothing,
 }
 
@@ -25,7 +23,6 @@ pub enum Watch<'a> {
 pub struct Ready {
     /// What was waited for has come.
     pub ready: bool,
-    /// The other side is gone.
     pub hangup: bool,
 }
 

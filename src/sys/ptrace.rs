@@ -13,7 +13,6 @@ pub const ERESTARTSYS: i32 = 512;
 
 const PTRACE_EVENT_STOP: i32 = 128;
 
-/// Why a thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// As we asked it to (PTRACE_INTERRUPT).
@@ -24,7 +23,6 @@ pub enum Stop {
     Signal(i32),
     /// The whole process is stopped (SIGSTOP and the like).
     Group,
-    /// It is gone.
     Gone,
 }
 
@@ -157,7 +155,6 @@ pub struct Syscall {
     pad: [u8; 3],
     /// AUDIT_ARCH_*.
     pub arch: u32,
-    /// Where it goes on.
     pub ip: u64,
     sp: u64,
     nr: u64,
@@ -166,7 +163,6 @@ pub struct Syscall {
 }
 
 impl Syscall {
-    /// Asks for it.
     pub fn read(tid: u32) -> io::Result<Syscall> {
         const PTRACE_GET_SYSCALL_INFO: libc::c_uint = 0x420e;
         let mut info = Syscall::default();
@@ -200,7 +196,6 @@ impl Registers {
         Ok(Registers(regs))
     }
 
-    /// Writes them.
     pub fn write(mut self, tid: u32) -> io::Result<()> {
         transfer(Direction::Write, tid, &mut self.0)
     }

@@ -44,11 +44,9 @@ pub struct Notification {
     pub id: u64,
     /// The thread, as our pid namespace names it.
     pub tid: u32,
-    /// The call's number.
     pub nr: u32,
     /// AUDIT_ARCH_*.
     pub arch: u32,
-    /// Where the thread goes on.
     pub ip: u64,
     /// The call's arguments, as the registers have them.
     pub args: [u64; 6],
@@ -80,12 +78,10 @@ struct Response {
     flags: u32,
 }
 
-/// What a caller gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The kernel makes the call as it is.
     Continue,
-    /// Success, without the call.
     Done,
     /// This errno.
     Errno(i32),

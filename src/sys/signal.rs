@@ -14,7 +14,6 @@ extern "C" fn note(signal: libc::c_int) {
     NOTED.fetch_or(1 << signal, Ordering::Relaxed);
 }
 
-/// What a wait lets in.
 pub struct Waiter(libc::sigset_t);
 
 /// Blocks all signals, and notes these while `Waiter::wait` waits. All others that can be blocked no longer do anything.
