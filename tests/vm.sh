@@ -61,7 +61,7 @@ fetch_kernel() {
 	mkdir -p "$work/new/lib/modules"
 	mv "$modules" "$work/new/lib/modules/"
 	depmod -b "$work/new" "${modules##*/}" 2>/dev/null # warns where a package has no list of built-in modules
-	find "$work/kernel" "$work/new" -name 'vmlinuz*' -type f -exec mv {} "$work/new/vmlinuz" \;
+	mv "$(find "$work/kernel" "$work/new" -name 'vmlinuz*' -type f -print -quit)" "$work/new/vmlinuz"
 	image "$work/new/modules" "$work/new/lib/modules" 1500
 	mv "$work/new" "$kernel"
 	rm -rf "$work/kernel"
