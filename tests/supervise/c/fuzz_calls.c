@@ -275,6 +275,15 @@ static const struct {
     {"setgroups", SYS_setgroups, 81, 206, GROUPS, 0},
 };
 
+/* Whether the kernel looks at all 64 bits of a call's number, as before Linux 5.14: what has high ones is ENOSYS. */
+static int number_is_long(void)
+{
+    static int is_long = -1;
+    if (is_long < 0)
+        is_long = raw(X64, SYS_getppid | garbage << 32, (unsigned long[6]){0}) == -ENOSYS;
+    return is_long;
+}
+
 static void any_call(struct call *c, int of_ids)
 {
     static const int flags[] = {0, 0, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, AT_SYMLINK_FOLLOW, 0x800, -1};
@@ -286,7 +295,7 @@ static void any_call(struct call *c, int of_ids)
 #endif
     c->abi = way < 5 ? X64 : way == 5 ? X32 : I386;
     c->nr = c->abi != I386 ? table[i].own : narrow ? table[i].i386 : table[i].i386_32;
-    if (c->abi == X64 && upto(8) == 0)
+    if (c->abi == X64 && upto(8) == 0 && !number_is_long())
         c->nr |= garbage << 32;
     say(c, "%s%s%s", c->abi == X32 ? "x32:" : c->abi == I386 ? "i386:" : "", table[i].name, narrow ? "16" : "");
     for (int k = 0; k < 6; k++)
