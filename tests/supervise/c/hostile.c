@@ -117,7 +117,7 @@ int stop_main(int argc, char **argv)
     }
     int before = -1, moved = 0;
     for (int round = 0; round < atoi(argv[1]); round++) {
-        usleep(500 + next_random(&state) % 1500);
+        usleep(scaled(500 + next_random(&state) % 1500));
         must(kill(child, SIGSTOP) == 0);
         long long end = now_us() + scaled(5000000);
         pid_t got;
