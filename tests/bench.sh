@@ -28,14 +28,14 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 say "building what to measure with (the first time, under a minute)"
-cd "$root/tests/nri"
+cd "$tests/nri"
 CGO_ENABLED=0 go build -buildvcs=false -ldflags "-s -w" -o "$work/nothing" ./bench/nothing
 CGO_ENABLED=0 go build -buildvcs=false -o "$work/bench" ./bench
 gcc -O2 -Wall -Wextra -o "$work/userns" bench/userns.c
 sh "$root/tests/supervise/c/build.sh" "$work"
 
 build_peers
-foldbench=$(go_tool foldbench ./cmd/foldbench)
+foldbench=$(go_tool foldbench ./e2e/cmd/foldbench)
 
 say "measuring the plugin (about ten seconds)"
 UID_NRI_NOTHING=$work/nothing

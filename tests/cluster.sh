@@ -218,7 +218,7 @@ if [ "${1:-}" != inside ]; then
 	node_base
 	programs_root
 	control_plane_root
-	images=$(go_tool images ./cmd/images)
+	images=$(go_tool images ./e2e/cmd/images)
 	export NODE_BASE PROGRAMS CONTROL_PLANE images
 	work=$(mktemp -d /var/tmp/uid-nri-cluster.XXXXXX)
 	export work

@@ -141,5 +141,5 @@ need_rust "$target"
 build_plugin
 build_peers
 say "starting a node"
-lab=$(go_tool lab ./cmd/lab)
+lab=$(go_tool lab ./e2e/cmd/lab)
 "$lab" -copy "$plugin=/root/uid-nri-plugin" -copy "$root/tests/demo.sh=/root/demo.sh" sh /root/demo.sh in-node

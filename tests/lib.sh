@@ -3,7 +3,7 @@
 # The script that reads this sets "root" to the top of the source tree.
 : "${root:?set root before reading lib.sh}"
 
-e2e=$root/tests/e2e
+tests=$root/tests
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/uid-nri-plugin
 target=$(uname -m)-unknown-linux-musl
 plugin=$root/target/$target/release/uid-nri-plugin
@@ -49,7 +49,7 @@ need_lab() {
 # Go of at least the versions in the .mod files. From 1.21 on, go fetches that itself; an older one fetches it as a module.
 need_go() {
 	need_packages go:golang-go
-	go_asked=$(sed -n 's/^go //p' "$e2e"/*.mod | sort -V | tail -n 1)
+	go_asked=$(sed -n 's/^go //p' "$tests"/*.mod "$tests"/peers/*.mod | sort -V | tail -n 1)
 	go_here=$(cd / && go env GOVERSION)
 	go_here=${go_here#go}
 	[ "$(printf '%s\n' "$go_asked" "$go_here" | sort -V | head -n 1)" != "$go_asked" ] || return 0
@@ -102,11 +102,26 @@ build_plugin() {
 	[ -x "$plugin" ] || die "cargo built no $plugin"
 }
 
-# go_build OUT MODFILE PACKAGE...: trimmed, on two cores at most; GO_TAGS and GO_LDFLAGS come from the caller.
+# Sets TIME_FACTOR, by which the tests' limits of time grow: how slowly this machine starts programs, idle or not.
+time_factor() {
+	[ -z "${TIME_FACTOR:-}" ] || return 0
+	began=$(date +%s%N)
+	started=0
+	while [ $started -lt 500 ]; do
+		/bin/true
+		started=$((started + 1))
+	done
+	TIME_FACTOR=$((1 + ($(date +%s%N) - began) / 500000000))
+	export TIME_FACTOR
+	[ "$TIME_FACTOR" = 1 ] || say "a slow or busy machine: limits of time times $TIME_FACTOR"
+}
+
+# go_build OUT MODFILE PACKAGE...: of the versions that MODFILE, a file of tests/peers, pins; trimmed, on two cores at most.
+# GO_TAGS and GO_LDFLAGS come from the caller.
 go_build() {
 	go_out=$1 go_modfile=$2
 	shift 2
-	(cd "$e2e" && go build -modfile="$go_modfile" -p 2 -trimpath -buildvcs=false \
+	(cd "$tests" && go build -modfile="peers/$go_modfile" -p 2 -trimpath -buildvcs=false \
 		-tags "$GO_TAGS" -ldflags "-s -w $GO_LDFLAGS" -o "$go_out/" "$@")
 }
 
@@ -114,8 +129,9 @@ go_build() {
 peer() {
 	peer_name=$1 peer_mod=$2
 	shift 2
-	peer_hash=$(cd "$e2e" && {
-		printf '%s\n' "$@" "$GO_TAGS" "${CGO_ENABLED:-}" ${GOARCH:+"$GOARCH"}
+	peer_hash=$(cd "$tests/peers" && {
+		printf '%s
+' "$@" "$GO_TAGS" "${CGO_ENABLED:-}" ${GOARCH:+"$GOARCH"}
 		go version
 		cat "$peer_mod" "${peer_mod%.mod}.sum"
 	} | sha256sum | cut -c 1-12)
@@ -137,7 +153,7 @@ peer() {
 # containerd_peer NAME MODFILE [MODULE]: containerd, its shim and ctr, which tell the version that MODFILE pins.
 containerd_peer() {
 	containerd=${3:-github.com/containerd/containerd/v2}
-	containerd_version=$(cd "$e2e" && go list -modfile="$2" -m -f '{{.Version}}' "$containerd")
+	containerd_version=$(cd "$tests" && go list -modfile="peers/$2" -m -f '{{.Version}}' "$containerd")
 	GO_TAGS="no_btrfs no_zfs no_devmapper no_blockfile no_erofs no_tracing urfave_cli_no_docs"
 	GO_LDFLAGS="-X $containerd/version.Version=$containerd_version"
 	CGO_ENABLED=0
@@ -148,18 +164,18 @@ containerd_peer() {
 
 # The containerd of today, with runc and crictl: sets LAB_CONTAINERD, LAB_RUNC and LAB_CRICTL.
 build_peers() {
-	LAB_CONTAINERD=$(containerd_peer containerd go.mod)
+	LAB_CONTAINERD=$(containerd_peer containerd containerd-2.3.mod)
 	GO_TAGS=seccomp GO_LDFLAGS=''
-	LAB_RUNC=$(peer runc go.mod github.com/opencontainers/runc)
+	LAB_RUNC=$(peer runc containerd-2.3.mod github.com/opencontainers/runc)
 	GO_TAGS='' GO_LDFLAGS=''
-	LAB_CRICTL=$(CGO_ENABLED=0 && export CGO_ENABLED && peer crictl go.mod sigs.k8s.io/cri-tools/cmd/crictl)
+	LAB_CRICTL=$(CGO_ENABLED=0 && export CGO_ENABLED && peer crictl containerd-2.3.mod sigs.k8s.io/cri-tools/cmd/crictl)
 	export LAB_CONTAINERD LAB_RUNC LAB_CRICTL
 }
 
 # go_tool NAME PACKAGE: builds a program of the tests themselves; prints its path.
 go_tool() {
 	mkdir -p "$cache/bin"
-	(cd "$e2e" && CGO_ENABLED=0 go build -buildvcs=false -o "$cache/bin/$1" "$2") || die "$1 could not be built"
+	(cd "$tests" && CGO_ENABLED=0 go build -buildvcs=false -o "$cache/bin/$1" "$2") || die "$1 could not be built"
 	printf '%s\n' "$cache/bin/$1"
 }
 
@@ -191,7 +207,7 @@ build_kubernetes() {
 }
 
 kubernetes_version() {
-	sed -n 's/^\(require\)\{0,1\}[[:space:]]*k8s.io\/kubernetes \(v[0-9.]*\).*/\2/p' "$e2e/kubernetes.mod"
+	sed -n 's/^\(require\)\{0,1\}[[:space:]]*k8s.io\/kubernetes \(v[0-9.]*\).*/\2/p' "$tests/peers/kubernetes.mod"
 }
 
 # What a cluster needs besides: sets LAB_ETCD and LAB_COREDNS.
@@ -199,7 +215,7 @@ build_cluster() {
 	GO_TAGS='' GO_LDFLAGS=''
 	LAB_ETCD=$(CGO_ENABLED=0 && export CGO_ENABLED && peer etcd etcd.mod go.etcd.io/etcd/server/v3)
 	GO_TAGS=cluster
-	LAB_COREDNS=$(CGO_ENABLED=0 && export CGO_ENABLED && peer coredns coredns.mod ./cmd/coredns)
+	LAB_COREDNS=$(CGO_ENABLED=0 && export CGO_ENABLED && peer coredns coredns.mod ./peers/coredns)
 	export LAB_ETCD LAB_COREDNS
 }
 

@@ -171,9 +171,9 @@ make_payload() {
 			export GOARCH
 		fi
 		for suite_of in nri supervise e2e; do
-			(cd "$root/tests/$suite_of" && CGO_ENABLED=0 go test -c -o "$to/$suite_of.test" .)
+			(cd "$tests" && CGO_ENABLED=0 go test -c -o "$to/$suite_of.test" "./$suite_of")
 		done
-		(cd "$e2e" && CGO_ENABLED=0 go build -buildvcs=false -o "$to/drop" ./cmd/drop)
+		(cd "$tests" && CGO_ENABLED=0 go build -buildvcs=false -o "$to/drop" ./e2e/cmd/drop)
 		build_vm_peers
 		cp -r "$LAB_CONTAINERD" "$to/peers/containerd"
 		cp -r "$LAB_RUNC" "$to/peers/runc"

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"uid-nri-plugin/tests/e2e/lab"
+	"uid-nri-plugin/tests/rule"
 )
 
 func TestMain(m *testing.M) {
@@ -77,13 +78,13 @@ var (
 	}
 )
 
-// place is the rule of docs/design.md, written a second time.
+// place is where the node has an id.
 func (l layout) place(id int) int {
-	if id < l.pool || l.pool == 2044 && id >= 65532 && id <= 65535 {
-		return id
+	var native []uint32
+	if l.pool == careful.pool {
+		native = []uint32{65532, 65533, 65534, 65535}
 	}
-	base := min(1000, l.pool/2)
-	return base + id%(l.pool-base)
+	return int(rule.Place(uint32(l.pool), uint32(id), native...))
 }
 
 // peers are the programs of today; another containerd may take the place of the first.

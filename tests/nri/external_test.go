@@ -17,8 +17,9 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/wait"
 )
 
 // external is a plugin that was not launched by a runtime.
@@ -55,7 +56,7 @@ func (x *external) ends(t *testing.T) int {
 	select {
 	case <-x.done:
 		return x.cmd.ProcessState.ExitCode()
-	case <-time.After(scaled(5 * time.Second)):
+	case <-time.After(wait.Scaled(5 * time.Second)):
 		t.Fatal("the plugin did not end")
 		return 0
 	}
@@ -233,7 +234,7 @@ func TestStandby(t *testing.T) {
 	first.kill()
 	killed := time.Now()
 	connected(t, e, 2)
-	if took := time.Since(killed); took > scaled(time.Second) {
+	if took := time.Since(killed); took > wait.Scaled(time.Second) {
 		t.Errorf("the standby took over after %v", took)
 	}
 	wantLockOf(t, second.cmd.Process.Pid)

@@ -17,7 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/node"
+	"uid-nri-plugin/tests/wait"
 )
 
 const (
@@ -131,12 +132,12 @@ func feed(t *testing.T, stream []byte) (end *os.ProcessState, errs string, peak 
 		io.Copy(io.Discard, conn)
 		close(quiet)
 	}()
-	conn.SetWriteDeadline(time.Now().Add(scaled(5 * time.Second)))
+	conn.SetWriteDeadline(time.Now().Add(wait.Scaled(5 * time.Second)))
 	conn.Write(stream) // which the plugin need not want to the end
 
 	raw, err := conn.(*net.UnixConn).SyscallConn()
 	check(t, err)
-	for deadline := time.Now().Add(scaled(5 * time.Second)); ; {
+	for deadline := time.Now().Add(wait.Scaled(5 * time.Second)); ; {
 		unread := 0
 		check(t, raw.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }))
 		check(t, err)
@@ -162,7 +163,7 @@ func feed(t *testing.T, stream []byte) (end *os.ProcessState, errs string, peak 
 	}()
 	select {
 	case <-ended:
-	case <-time.After(scaled(5 * time.Second)):
+	case <-time.After(wait.Scaled(5 * time.Second)):
 		t.Fatal("the plugin did not end")
 	}
 	<-quiet

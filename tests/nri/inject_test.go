@@ -14,8 +14,8 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
 )
 
 // wanting is a pod of a container that needs a user's ids: told by the

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
 )
 
 // logBook is what the plugin sent to the journal.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +15,9 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"golang.org/x/sys/unix"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/wait"
 )
 
 const (
@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	}
 	plugin = node.Enter(path)[0]
 	// The library's own limits, after which it kills a plugin.
-	adaptation.SetPluginRegistrationTimeout(scaled(adaptation.DefaultPluginRegistrationTimeout))
-	adaptation.SetPluginRequestTimeout(scaled(adaptation.DefaultPluginRequestTimeout))
+	adaptation.SetPluginRegistrationTimeout(wait.Scaled(adaptation.DefaultPluginRegistrationTimeout))
+	adaptation.SetPluginRequestTimeout(wait.Scaled(adaptation.DefaultPluginRequestTimeout))
 	process, err := node.StartPod(false)
 	if err == nil {
 		err = engine.PinNetwork(process)
@@ -203,29 +203,10 @@ func newPodProcess(t *testing.T, sharedPID bool) *node.Pod {
 	return p
 }
 
-// scaled is a limit of time on this machine: TIME_FACTOR is how many times slower it is than an ordinary one.
-func scaled(limit time.Duration) time.Duration {
-	factor, err := strconv.Atoi(os.Getenv("TIME_FACTOR"))
-	if err != nil {
-		return limit
-	}
-	return limit * time.Duration(factor)
-}
-
 // eventually waits up to two seconds for something to be so, or longer on a slow machine.
 func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(scaled(2 * time.Second))
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	check(t, wait.For(2*time.Second, what, try))
 }
 
 func check(t *testing.T, err error) {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
 )
 
 func TestAThousandPodsLeaveNothing(t *testing.T) {

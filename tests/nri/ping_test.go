@@ -9,8 +9,8 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
 )
 
 const pingFile = "/proc/sys/net/ipv4/ping_group_range"

@@ -11,7 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/node"
+	"uid-nri-plugin/tests/rule"
 )
 
 // idMap tells for each id in a container the node's id.
@@ -20,19 +21,11 @@ type idMap map[uint32]uint32
 // defaultClaims are held by every namespace, unless the configuration says otherwise.
 var defaultClaims = []uint32{65532, 65533, 65534, 65535}
 
-// The first slot that the rule gives away, and how many there are, in a node that maps 0 to 2047.
+// The first slot that the rule gives away, and how many there are.
 const (
 	base  = 1000
 	slots = node.IDs - base
 )
-
-// place is the rule.
-func place(id uint32) uint32 {
-	if id < node.IDs {
-		return id
-	}
-	return base + id%slots
-}
 
 // mapOf is the map that a container with these ids should get: it must have
 // the required ones, and has the optional ones whose slot is free.
@@ -44,7 +37,7 @@ func mapOf(required, optional []uint32) idMap {
 		}
 	}
 	for _, id := range required {
-		slot := place(id)
+		slot := rule.Place(node.IDs, id)
 		for owner, ok := taken[slot]; ok && owner != id; owner, ok = taken[slot] {
 			if slot--; slot < base {
 				slot = node.IDs - 1
@@ -53,8 +46,8 @@ func mapOf(required, optional []uint32) idMap {
 		taken[slot] = id
 	}
 	for _, id := range optional {
-		if _, ok := taken[place(id)]; !ok {
-			taken[place(id)] = id
+		if _, ok := taken[rule.Place(node.IDs, id)]; !ok {
+			taken[rule.Place(node.IDs, id)] = id
 		}
 	}
 	m := idMap{}

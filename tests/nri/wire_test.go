@@ -18,8 +18,9 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"uid-nri-plugin/tests/node"
 	"uid-nri-plugin/tests/nri/internal/engine"
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/wait"
 )
 
 // The wire by hand, for what the library never sends. On the socket there are
@@ -215,7 +216,7 @@ func (w *wire) close() {
 // send writes bytes as they are.
 func (w *wire) send(data []byte) {
 	w.t.Helper()
-	w.conn.SetWriteDeadline(time.Now().Add(scaled(5 * time.Second)))
+	w.conn.SetWriteDeadline(time.Now().Add(wait.Scaled(5 * time.Second)))
 	if _, err := w.conn.Write(data); err != nil {
 		w.t.Fatalf("the plugin does not read: %v; standard error %q", err, w.stderr())
 	}
@@ -239,7 +240,7 @@ func (w *wire) next() got {
 			w.t.Fatalf("the plugin closed the connection; standard error %q", w.stderr())
 		}
 		return f
-	case <-time.After(scaled(5 * time.Second)):
+	case <-time.After(wait.Scaled(5 * time.Second)):
 		w.t.Fatal("no answer from the plugin in 5 s")
 	}
 	return got{}
@@ -319,7 +320,7 @@ func (w *wire) ended() {
 	w.t.Helper()
 	select {
 	case <-w.done:
-	case <-time.After(scaled(5 * time.Second)):
+	case <-time.After(wait.Scaled(5 * time.Second)):
 		w.t.Fatal("the plugin did not end")
 	}
 	if code := w.cmd.ProcessState.ExitCode(); code != 1 {
@@ -659,7 +660,7 @@ func TestWireOnceStarted(t *testing.T) {
 			w.conn.CloseWrite()
 			select {
 			case <-w.done:
-			case <-time.After(scaled(5 * time.Second)):
+			case <-time.After(wait.Scaled(5 * time.Second)):
 				w.t.Fatal("the plugin did not end")
 			}
 			if w.cmd.ProcessState.ExitCode() < 0 {
@@ -672,7 +673,7 @@ func TestWireOnceStarted(t *testing.T) {
 			w.conn.CloseWrite()
 			select {
 			case <-w.done:
-			case <-time.After(scaled(5 * time.Second)):
+			case <-time.After(wait.Scaled(5 * time.Second)):
 				w.t.Fatal("the plugin did not end")
 			}
 			if code := w.cmd.ProcessState.ExitCode(); code != 0 && code != 1 {
@@ -711,7 +712,7 @@ func TestWireOnceStarted(t *testing.T) {
 			w.conn.Close()
 			select {
 			case <-w.done:
-			case <-time.After(scaled(5 * time.Second)):
+			case <-time.After(wait.Scaled(5 * time.Second)):
 				w.t.Fatal("the plugin did not end")
 			}
 			if code := w.cmd.ProcessState.ExitCode(); code != 0 && code != 1 {

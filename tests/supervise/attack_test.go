@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"uid-nri-plugin/tests/wait"
 )
 
 // A call that is made again is in its thread's own hands: whoever shares its memory can put another one in its place, or
@@ -79,7 +81,7 @@ func TestUnreapedThread(t *testing.T) {
 			}
 			return nil
 		})
-		if took := longest(t, s.do(t, "unshare -m "+chowns)); took > scaled(time.Second) {
+		if took := longest(t, s.do(t, "unshare -m "+chowns)); took > wait.Scaled(time.Second) {
 			t.Errorf("another container's call took %v", took)
 		}
 		// In the attacker's own container it may take a moment.
@@ -230,7 +232,7 @@ func TestManyNamespaces(t *testing.T) {
 		}
 		s.do(t, fmt.Sprintf("%s @namespaces %d %s/f >/run/tmp/namespaces 2>&1 &", caller, n, stage))
 		for range 3 {
-			if took := longest(t, s.do(t, "unshare -m "+caller+" @chowns 20 "+stage+"/f")); took > scaled(2*time.Second) {
+			if took := longest(t, s.do(t, "unshare -m "+caller+" @chowns 20 "+stage+"/f")); took > wait.Scaled(2*time.Second) {
 				t.Errorf("another container's call took %v", took)
 			}
 		}
@@ -246,7 +248,7 @@ func TestManyNamespaces(t *testing.T) {
 		if workers := len(named("uid-fold")); workers > 512 {
 			t.Errorf("%d workers", workers)
 		}
-		if took := longest(t, s.do(t, "unshare -m "+caller+" @chowns 20 "+stage+"/f")); took > scaled(2*time.Second) {
+		if took := longest(t, s.do(t, "unshare -m "+caller+" @chowns 20 "+stage+"/f")); took > wait.Scaled(2*time.Second) {
 			t.Errorf("another container's call took %v", took)
 		}
 	})

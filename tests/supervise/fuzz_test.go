@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"uid-nri-plugin/tests/supervise/internal/node"
+	"uid-nri-plugin/tests/node"
 )
 
 // Tells a fuzzer in a node what to play: "wide" or "node", and the arguments of c/fuzz.c.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"uid-nri-plugin/tests/wait"
 )
 
 func TestSignals(t *testing.T) {
@@ -361,14 +363,14 @@ func TestStuckFileSystem(t *testing.T) {
 		})
 		time.Sleep(200 * time.Millisecond)
 		for range 3 {
-			if took := longest(t, s.do(t, chowns)); took > scaled(time.Second) {
+			if took := longest(t, s.do(t, chowns)); took > wait.Scaled(time.Second) {
 				t.Errorf("a call of the node waited %v for another's file system", took)
 			}
-			if took := longest(t, s.do(t, "unshare -m "+chowns)); took > scaled(time.Second) {
+			if took := longest(t, s.do(t, "unshare -m "+chowns)); took > wait.Scaled(time.Second) {
 				t.Errorf("a call of another container waited %v for another's file system", took)
 			}
 		}
-		if o := s.do(t, caller+" 'setresuid #65532 #65532 #65532'"); o.code != 0 || answers(o.out) != "0" || o.within > scaled(2*time.Second) {
+		if o := s.do(t, caller+" 'setresuid #65532 #65532 #65532'"); o.code != 0 || answers(o.out) != "0" || o.within > wait.Scaled(2*time.Second) {
 			t.Errorf("a set-id call took %v: %s", o.within, o.out)
 		}
 		if n := len(callers(mark)); n != waiting {
@@ -385,7 +387,7 @@ func TestStuckFileSystem(t *testing.T) {
 			return nil
 		})
 		for range 3 {
-			if took := longest(t, s.do(t, chowns)); took > scaled(time.Second) {
+			if took := longest(t, s.do(t, chowns)); took > wait.Scaled(time.Second) {
 				t.Errorf("a call after the end of the file system took %v", took)
 			}
 		}
@@ -445,7 +447,7 @@ func TestStuckInTurn(t *testing.T) {
 				if t.Failed() {
 					t.Fatal(processes())
 				}
-				if took := longest(t, o); took > scaled(time.Second) {
+				if took := longest(t, o); took > wait.Scaled(time.Second) {
 					t.Errorf("a call of another container waited %v for another's file system", took)
 				}
 			})
@@ -470,13 +472,13 @@ func TestFlood(t *testing.T) {
 			o := s.do(t, chowns)
 			t.Logf("in a flood: %v, longest call %v", o.within, longest(t, o))
 			// A hundred busy threads share the processors with it; a queue of their calls would take far longer.
-			if o.within > scaled(5*time.Second) || longest(t, o) > scaled(time.Second) {
+			if o.within > wait.Scaled(5*time.Second) || longest(t, o) > wait.Scaled(time.Second) {
 				t.Errorf("100 calls took %v in a flood, the longest %v", o.within, longest(t, o))
 			}
 		}
 		// In the flood's own mount namespace the caller is one of them, but gets its turn.
 		s.do(t, "kill -9 $!; wait $! 2>/dev/null")
-		if took := longest(t, s.do(t, chowns)); took > scaled(time.Second) {
+		if took := longest(t, s.do(t, chowns)); took > wait.Scaled(time.Second) {
 			t.Errorf("a call after the flood took %v", took)
 		}
 	})

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"uid-nri-plugin/tests/supervise/internal/node"
+	"uid-nri-plugin/tests/node"
 )
 
 // features tells, for TestOlderKernels, what the kernel says to calls that not every kernel has.

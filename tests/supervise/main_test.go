@@ -17,7 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"uid-nri-plugin/tests/supervise/internal/node"
+	"uid-nri-plugin/tests/node"
+	"uid-nri-plugin/tests/rule"
+	"uid-nri-plugin/tests/wait"
 )
 
 // The programs, as a node has them.
@@ -88,7 +90,7 @@ func inNode(t *testing.T, body func(t *testing.T)) {
 		noneStopped(t)
 		return
 	}
-	args := []string{"-test.run=^" + regexp.QuoteMeta(t.Name()) + "$", "-test.v", fmt.Sprint("-test.timeout=", 2*allowed()+scaled(time.Minute))}
+	args := []string{"-test.run=^" + regexp.QuoteMeta(t.Name()) + "$", "-test.v", fmt.Sprint("-test.timeout=", 2*allowed()+wait.Scaled(time.Minute))}
 	// A part of a test that was asked for is asked for there.
 	for _, arg := range os.Args[1:] {
 		if pattern, found := strings.CutPrefix(arg, "-test.run="); found && strings.Contains(pattern, "/") {
@@ -114,21 +116,12 @@ type outcome struct {
 	within time.Duration
 }
 
-// scaled is a limit of time on this machine: TIME_FACTOR is how many times slower it is than an ordinary one.
-func scaled(limit time.Duration) time.Duration {
-	factor, err := strconv.Atoi(os.Getenv("TIME_FACTOR"))
-	if err != nil {
-		return limit
-	}
-	return limit * time.Duration(factor)
-}
-
 // allowed is for one program of a test, however slow the machine.
 func allowed() time.Duration {
 	if long() {
 		return 15 * time.Minute
 	}
-	return scaled(15*time.Second) + raceTime()
+	return wait.Scaled(15*time.Second) + raceTime()
 }
 
 // run runs a program to its end. One that does not end fails the test, and what it waits for is told.
@@ -196,16 +189,8 @@ func fine(t *testing.T, prepare func(), argv ...string) {
 	}
 }
 
-// base is the first slot that the rule gives away.
-const base = 1000
-
-// place is the rule of docs/design.md, written a third time.
-func place(id uint32) uint32 {
-	if id < node.IDs || id == 1<<32-1 {
-		return id
-	}
-	return base + id%(node.IDs-base)
-}
+// place is where the node has an id; 1<<32-1 is none.
+func place(id uint32) uint32 { return rule.Place(node.IDs, id, 1<<32-1) }
 
 // task is a thread of the node.
 type task struct {
@@ -261,15 +246,8 @@ func noneStopped(t *testing.T) {
 // eventually waits up to five seconds for something to be so, or longer on a slow machine.
 func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
-	for end := time.Now().Add(scaled(5 * time.Second)); ; time.Sleep(5 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Errorf("%s: %v", what, err)
-			return
-		}
+	if err := wait.For(5*time.Second, what, try); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"uid-nri-plugin/tests/wait"
 )
 
 func TestExitStatus(t *testing.T) {
@@ -152,7 +154,7 @@ func TestBecomesTheProgram(t *testing.T) {
 				if got != want && (want != "children" || strings.Count(got, " ") != 1) {
 					t.Errorf("got %q, want %q", got, want)
 				}
-			case <-time.After(scaled(5 * time.Second)):
+			case <-time.After(wait.Scaled(5 * time.Second)):
 				t.Errorf("no %q came", want)
 			}
 		}
@@ -217,7 +219,7 @@ func TestBecomesTheProgram(t *testing.T) {
 			if open {
 				t.Errorf("said %q", line)
 			}
-		case <-time.After(scaled(5 * time.Second)):
+		case <-time.After(wait.Scaled(5 * time.Second)):
 			t.Error("somebody holds the program's output")
 		}
 		cmd.Wait() // before Linux 6.11 a zombie still has its filter

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"uid-nri-plugin/tests/wait"
 )
 
 // Account is a user of the machine who is not root and has 2048 subordinate ids, as on an HPC system. The user exists
@@ -148,7 +150,7 @@ func (a *Account) Run(stdin io.Reader, argv ...string) (string, error) {
 		return "", err
 	}
 	defer cgroup.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), scaled(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), wait.Scaled(time.Minute))
 	defer cancel()
 	id := strconv.Itoa(userID)
 	groups := strings.Trim(strings.ReplaceAll(fmt.Sprint(userGroups), " ", ","), "[]")

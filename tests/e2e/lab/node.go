@@ -17,13 +17,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"uid-nri-plugin/tests/node"
+	"uid-nri-plugin/tests/wait"
 )
 
 const (
 	oPath    = 0x200000 // O_PATH of open(2), which package syscall lacks
 	nodePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
-	// The first of the machine's ids that nodes use: far from any that are in use.
-	base = 2937359488
+	base     = node.First // the first of the machine's ids that nodes use
 )
 
 // Extent is one line of an id map.
@@ -223,7 +225,7 @@ func (n *Node) Close() {
 	}()
 	select {
 	case <-done:
-	case <-time.After(scaled(5 * time.Second)):
+	case <-time.After(wait.Scaled(5 * time.Second)):
 		n.cmd.Process.Kill()
 		<-done
 	}
@@ -266,7 +268,7 @@ func (n *Node) Run(name string, args ...string) (string, error) {
 
 // RunInput is Run with something on stdin.
 func (n *Node) RunInput(stdin []byte, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), scaled(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), wait.Scaled(time.Minute))
 	defer cancel()
 	cmd := n.command(ctx, name, args...)
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -396,7 +398,7 @@ func (d *Daemon) Wait(limit time.Duration) (int, error) {
 	select {
 	case <-d.done:
 		return d.cmd.ProcessState.ExitCode(), nil
-	case <-time.After(scaled(limit)):
+	case <-time.After(wait.Scaled(limit)):
 		return 0, fmt.Errorf("%s still runs after %v", d.Name, limit)
 	}
 }
@@ -416,23 +418,12 @@ func (d *Daemon) Stop() error {
 // Output is all that it has written.
 func (d *Daemon) Output() string { return d.node.ReadFile(d.Log) }
 
-// scaled is a limit of time on this machine: TIME_FACTOR is how many times slower it is than an ordinary one.
-func scaled(limit time.Duration) time.Duration {
-	factor, err := strconv.Atoi(os.Getenv("TIME_FACTOR"))
-	if err != nil {
-		return limit
-	}
-	return limit * time.Duration(factor)
-}
-
 // Await asks until the answer is yes.
 func Await(limit time.Duration, what string, ready func() bool) error {
-	for end := time.Now().Add(scaled(limit)); ; time.Sleep(20 * time.Millisecond) {
-		if ready() {
-			return nil
+	return wait.For(limit, what, func() error {
+		if !ready() {
+			return errors.New("not yet")
 		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s did not come within %v", what, limit)
-		}
-	}
+		return nil
+	})
 }

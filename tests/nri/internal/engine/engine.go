@@ -15,7 +15,7 @@ import (
 	nrilog "github.com/containerd/nri/pkg/log"
 	"github.com/containerd/ttrpc"
 
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/node"
 )
 
 // PluginName is the name of the plugin's file in the plugin folder.

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"golang.org/x/sys/unix"
 
-	"uid-nri-plugin/tests/nri/internal/node"
+	"uid-nri-plugin/tests/node"
 )
 
 // AnnotationKey is what a pod asks the plugin by.

@@ -1,5 +1,5 @@
-// Package node makes the place that one test needs: a user namespace that maps few ids, with its own mounts, processes,
-// network and IPC, a /dev and a /run of its own. All of it is gone when the test ends.
+// Package node makes the place that a test without a runtime needs: a user namespace that maps few ids, with its own mounts,
+// processes, network and IPC, a /dev and a /run of its own. All of it is gone when the test ends.
 package node
 
 import (
@@ -31,14 +31,14 @@ const (
 	// such, and RootlessKit and "podman run --group-add keep-groups" keep them; they read as 65534.
 	OuterGroups = 3
 
-	// firstHostID is where the ids of the node start outside of it.
-	firstHostID = 2937359488
+	// First is where the ids of a node start on the machine: far from any that are in use.
+	First = 2937359488
 
-	roleVar  = "SUPERVISE_ROLE"
-	filesVar = "SUPERVISE_FILES"
+	roleVar  = "NODE_ROLE"
+	filesVar = "NODE_FILES"
 
 	// WideVar set makes a node that maps far more ids: all that most programs ever use, for comparison.
-	WideVar = "SUPERVISE_WIDE"
+	WideVar = "NODE_WIDE"
 )
 
 // Inside tells whether this process is in a node.
@@ -52,9 +52,45 @@ func Main() {
 		err = outer()
 	case "init":
 		err = inner()
+	case "pod":
+		err = livePod()
 	default:
 		return
 	}
+	end(err)
+}
+
+// Enter runs this program again in a node that has copies of these files, and ends with its status. In the node it returns
+// the copies' paths. Call it before anything else.
+func Enter(files ...string) []string {
+	Main()
+	if Inside() {
+		copies := make([]string, len(files))
+		for i, path := range files {
+			copies[i] = filepath.Join(BinDir, filepath.Base(path))
+		}
+		return copies
+	}
+	if os.Geteuid() != 0 {
+		end(errors.New("run as root: user namespaces of ids that only root may map are to be made"))
+	}
+	// PDEATHSIG follows the thread that forked.
+	runtime.LockOSThread()
+	var args []string
+	for _, arg := range os.Args[1:] {
+		// The node's root may not open the caller's files.
+		if !strings.HasPrefix(arg, "-test.testlogfile=") && !strings.HasPrefix(arg, "-test.gocoverdir=") {
+			args = append(args, arg)
+		}
+	}
+	cmd := Command(files, args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	end(cmd.Run())
+	return nil
+}
+
+// end ends this process as another one ended.
+func end(err error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
 		os.Exit(exit.ExitCode())
@@ -79,10 +115,10 @@ func Command(files []string, args ...string) *exec.Cmd {
 func outer() error {
 	// PDEATHSIG follows the thread that forked.
 	runtime.LockOSThread()
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make the mounts private: %w", err)
+	if err := privateMounts(); err != nil {
+		return err
 	}
-	options := fmt.Sprintf("mode=755,uid=%d,gid=%d", firstHostID, firstHostID)
+	options := fmt.Sprintf("mode=755,uid=%d,gid=%d", First, First)
 	for _, at := range []string{"/run", "/dev"} {
 		if err := unix.Mount("tmpfs", at, "tmpfs", 0, options); err != nil {
 			return fmt.Errorf("mount a tmpfs on %s: %w", at, err)
@@ -103,19 +139,19 @@ func outer() error {
 		}
 	}
 	for _, dir := range []string{"/run/tmp", BinDir} {
-		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, firstHostID, firstHostID)); err != nil {
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, First, First)); err != nil {
 			return err
 		}
 	}
 	// A folder whose owner the node does not know: what root may there, it may as a member of the group.
-	group := firstHostID + ForeignGroup
+	group := First + ForeignGroup
 	if err := errors.Join(os.Mkdir(ForeignDir, 0o750), os.WriteFile(ForeignDir+"/file", nil, 0o644),
-		os.Chown(ForeignDir+"/file", firstHostID, firstHostID), os.Chown(ForeignDir, 0, group)); err != nil {
+		os.Chown(ForeignDir+"/file", First, First), os.Chown(ForeignDir, 0, group)); err != nil {
 		return err
 	}
 	for _, path := range filepath.SplitList(os.Getenv(filesVar)) {
 		to := filepath.Join(BinDir, filepath.Base(path))
-		if err := errors.Join(copyFile(path, to), os.Chown(to, firstHostID, firstHostID)); err != nil {
+		if err := errors.Join(copyFile(path, to), os.Chown(to, First, First)); err != nil {
 			return err
 		}
 	}
@@ -126,18 +162,18 @@ func outer() error {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	groups := make([]int, OuterGroups)
 	for i := range groups {
-		groups[i] = firstHostID + IDs + i
+		groups[i] = First + IDs + i
 	}
 	if err := syscall.Setgroups(groups); err != nil {
 		return fmt.Errorf("take groups that the node lacks: %w", err)
 	}
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: firstHostID, Size: IDs}}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: First, Size: IDs}}
 	if os.Getenv(WideVar) != "" {
 		const size = 1300000000
 		ids = []syscall.SysProcIDMap{
-			{ContainerID: 0, HostID: firstHostID, Size: size},
-			{ContainerID: 1 << 31, HostID: firstHostID + size, Size: 1},
-			{ContainerID: 1<<32 - 2, HostID: firstHostID + size + 1, Size: 1},
+			{ContainerID: 0, HostID: First, Size: size},
+			{ContainerID: 1 << 31, HostID: First + size, Size: 1},
+			{ContainerID: 1<<32 - 2, HostID: First + size + 1, Size: 1},
 		}
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -149,6 +185,13 @@ func outer() error {
 		Pdeathsig:                  syscall.SIGKILL,
 	}
 	return cmd.Run()
+}
+
+func privateMounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	return nil
 }
 
 // inner is the node's first process: it starts the test, and collects the dead whose parents died before them.
@@ -176,6 +219,14 @@ func inner() error {
 			return fmt.Errorf("the test was ended by %v", status.Signal())
 		}
 	}
+}
+
+// Install copies the program at path into dir under name.
+func Install(path, dir, name string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return copyFile(path, filepath.Join(dir, name))
 }
 
 func copyFile(path, to string) error {

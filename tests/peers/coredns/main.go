@@ -1,7 +1,7 @@
 //go:build cluster
 
 // Command coredns is CoreDNS with just the plugins that a cluster's configuration names: all of them take minutes to
-// build. Built with coredns.mod.
+// build. Built with ../coredns.mod.
 package main
 
 import (

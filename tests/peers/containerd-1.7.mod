@@ -1,4 +1,4 @@
-module uid-nri-plugin/tests/e2e
+module uid-nri-plugin/tests
 
 go 1.25.0
 
