@@ -185,6 +185,7 @@ pub mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn makes_opens_and_removes() {
         let scratch = Scratch::new("rundir");
         let run = RunDir::open(&scratch.0).unwrap();
@@ -204,6 +205,7 @@ pub mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn refuses_what_is_not_roots_own() {
         let scratch = Scratch::new("lax");
         fs::create_dir(&scratch.0).unwrap();
@@ -218,6 +220,7 @@ pub mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn follows_no_link_and_takes_no_path() {
         let scratch = Scratch::new("links");
         let run = RunDir::open(&scratch.0).unwrap();
@@ -240,6 +243,7 @@ pub mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn nobody_acts_where_nothing_is() {
         assert_eq!(acting("/nonexistent"), None);
         let scratch = Scratch::new("acting");
@@ -264,6 +268,7 @@ pub mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn an_instance_that_has_the_lock_keeps_it() {
         let scratch = Scratch::new("lock");
         let mut run = RunDir::open(&scratch.0).unwrap();

@@ -118,6 +118,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn namespaces_are_pinned_and_reused() {
         let scratch = Scratch::new("userns");
         let run = RunDir::open(&scratch.0).unwrap();
@@ -136,6 +137,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn what_a_killed_instance_left_is_used_or_replaced() {
         let scratch = Scratch::new("killed");
         let run = RunDir::open(&scratch.0).unwrap();
@@ -183,6 +185,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn the_kernel_refuses_what_we_think_it_refuses() {
         let node = NodeIds::new(&IdMap::parse("0 1 2048").unwrap()).unwrap();
         let wrap = [Extent { inside: 0, outside: 0, count: 2048 }, Extent { inside: 2048, outside: 0, count: 2048 }];
@@ -204,6 +207,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
         #[test]
+        #[ignore = "needs root"]
         fn the_kernel_takes_every_assignment(
             node in any_node(),
             primary in proptest::option::of(any_id()),

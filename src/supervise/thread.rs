@@ -206,6 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[ignore = "needs root"]
     fn a_dead_thread_is_not_taken_for_another() {
         let proc = Rc::new(Proc::open().unwrap());
         let mut held = None;

@@ -210,6 +210,7 @@ pub mod tests {
 
     /// In processes of their own: other tests make holders at the same time.
     #[test]
+    #[ignore = "needs root"]
     fn a_holder_is_not_traced_by_a_container() {
         let found = probe::in_child(|| {
             // Those of other tests' threads, which are not in this process.

@@ -215,6 +215,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn namespaces_of_pods_are_counted() {
         let scratch = Scratch::new("count");
         assert_eq!(count_pinned(&scratch.0), 0);

@@ -285,6 +285,7 @@ problem  kernel      5.10.0; fsopen fails: Operation not permitted; no overlay
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn a_strangers_listener_is_found() {
         let found = probe::in_child(|| {
             let listener = seccomp::install(&[Insn { code: 6, jt: 0, jf: 0, k: ALLOW }]);
@@ -312,6 +313,7 @@ warning  kernel      5.10.0; new mounts; overlay in user namespaces is switched
 
     /// A tmpfs without attributes that users may set, as before Linux 6.6, is like one of which containerd uses none.
     #[test]
+    #[ignore = "needs root"]
     fn a_folder_that_cannot_be_replaced_is_found() {
         let found = probe::in_child(|| {
             probe::new_namespaces(true).and_then(|()| map_root(Some((0, 0)))).unwrap();
@@ -322,6 +324,7 @@ warning  kernel      5.10.0; new mounts; overlay in user namespaces is switched
 
     /// As root on a kernel that has everything; and nothing of it is left behind.
     #[test]
+    #[ignore = "needs root"]
     fn what_is_there_is_found() {
         let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
         let status = || fs::read_to_string("/proc/self/status").unwrap();

@@ -256,6 +256,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
+    #[ignore = "needs root"]
     fn text_is_found_across_blocks() {
         let scratch = Scratch::new("text");
         fs::create_dir(&scratch.0).unwrap();
@@ -271,6 +272,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn plugins_are_told_apart() {
         let scratch = Scratch::new("plugins");
         fs::create_dir(&scratch.0).unwrap();
@@ -297,6 +299,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn programs_are_found_and_asked() {
         let scratch = Scratch::new("programs");
         fs::create_dir(&scratch.0).unwrap();
