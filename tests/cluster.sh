@@ -218,6 +218,7 @@ if [ "${1:-}" != inside ]; then
 	node_base
 	programs_root
 	control_plane_root
+	time_factor
 	images=$(go_tool images ./e2e/cmd/images)
 	export NODE_BASE PROGRAMS CONTROL_PLANE images
 	work=$(mktemp -d /var/tmp/uid-nri-cluster.XXXXXX)

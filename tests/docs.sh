@@ -93,8 +93,8 @@ status=$({ { status=0; sleep 0.2; "$plugin" show --wrap 2>&3 || status=$?; echo 
 # One line, whatever is in a name; and at once, with no runtime there.
 name=$(printf '/no\033[2J\nfile')
 for arguments in '--config' 'show --map' 'inspect --state' 'supervise --'; do
-	# shellcheck disable=SC2086
-	error=$(timeout 5 "$plugin" $arguments "$name" $([ "$arguments" != 'inspect --state' ] || echo id) 2>&1) && die "$arguments: no failure"
+	# shellcheck disable=SC2046,SC2086 # words
+	error=$(timeout "$((5 * ${TIME_FACTOR:-1}))" "$plugin" $arguments "$name" $([ "$arguments" != 'inspect --state' ] || echo id) 2>&1) && die "$arguments: no failure"
 	case $error in
 	*"$(printf '\033')"*) die "$arguments: $error" ;;
 	*'/no\u{1b}[2J\nfile'*'No such file'*) ;;

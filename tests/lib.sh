@@ -179,6 +179,20 @@ go_tool() {
 	printf '%s\n' "$cache/bin/$1"
 }
 
+# The C programs of the suite supervise: sets SUPERVISE_PROGRAMS, their folder.
+build_programs() {
+	SUPERVISE_PROGRAMS=$cache/programs-$(cat "$tests"/supervise/c/* | sha256sum | cut -c 1-12)
+	export SUPERVISE_PROGRAMS
+	[ ! -d "$SUPERVISE_PROGRAMS" ] || return 0
+	mkdir -p "$cache"
+	programs_tmp=$(mktemp -d "$cache/.programs.XXXXXX")
+	sh "$tests/supervise/c/build.sh" "$programs_tmp" || {
+		rm -rf "$programs_tmp"
+		die "the programs of tests/supervise/c could not be built"
+	}
+	mv -T "$programs_tmp" "$SUPERVISE_PROGRAMS" 2>/dev/null || rm -rf "$programs_tmp" # another run may have been first
+}
+
 # What a user needs for a node in RootlessKit or Podman. Podman's network is not used, nor what it recommends for that.
 need_rootless() {
 	need_packages newuidmap:uidmap rootlesskit:rootlesskit slirp4netns:slirp4netns podman:podman crun:crun \

@@ -103,6 +103,7 @@ nri() {
 supervise() {
 	need_lab
 	build_tested
+	build_programs
 	[ -z "$run" ] || { one supervise && return; }
 	say "tests of supervise with hostile callers (half a minute)"
 	suite supervise
@@ -142,7 +143,6 @@ build_tested() {
 	build_plugin
 	UID_NRI_PLUGIN=$plugin
 	export UID_NRI_PLUGIN
-	time_factor
 }
 
 usage() {
@@ -156,6 +156,7 @@ case $# in
 *) usage ;;
 esac
 cd "$root"
+time_factor
 case $part in
 form | unit | nri | supervise | e2e | cluster) "$part" ;;
 '')

@@ -21,9 +21,9 @@ in_node() {
 	as_user podman exec "$node" "$@"
 }
 
-# await SECONDS WHAT COMMAND...
+# await SECONDS WHAT COMMAND...: longer on a slow machine.
 await() {
-	await_end=$(($(date +%s) + $1)) await_what=$2
+	await_end=$(($(date +%s) + $1 * TIME_FACTOR)) await_what=$2
 	shift 2
 	until "$@" >"$work/await" 2>&1; do
 		if [ "$(date +%s)" -ge "$await_end" ]; then

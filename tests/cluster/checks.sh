@@ -83,7 +83,7 @@ control_plain() {
 	say "plain: control, without the two lines"
 	import_images pause tools
 	see 'control: image of 20000' '*lchown *home/app: invalid argument*' in_node ctr -n k8s.io images import /images/owned.tar
-	in_node timeout 60 kubeadm init --config /etc/kubeadm.yaml --skip-phases=preflight >"$work/kubeadm.log" 2>&1 &
+	in_node timeout $((60 * TIME_FACTOR)) kubeadm init --config /etc/kubeadm.yaml --skip-phases=preflight >"$work/kubeadm.log" 2>&1 &
 	await 60 "error of a sandbox" no_sandbox
 	see 'control: sandboxes' '*unable to setup user: setgroups: invalid argument' no_sandbox
 	see 'control: containers that run' '' in_node crictl ps -q

@@ -237,8 +237,9 @@ func TestServesWhatIsLeft(t *testing.T) {
 	inNode(t, func(t *testing.T) {
 		freshStage(t)
 		file("f", 0o644, 0, 0)
-		left := caller + " 'sleep-ms 400' 'chown s:" + stage + "/f #65532 #65532' 'setresuid #65532 #65532 #65532' >/run/tmp/left 2>&1"
-		if o := run(t, supervised("sh", "-c", "("+left+") >/dev/null 2>&1 &")...); o.code != 0 || o.within > 300*time.Millisecond {
+		soon := wait.Scaled(300 * time.Millisecond)
+		left := caller + fmt.Sprintf(" 'sleep-ms %d' 'chown", soon.Milliseconds()+100) + " s:" + stage + "/f #65532 #65532' 'setresuid #65532 #65532 #65532' >/run/tmp/left 2>&1"
+		if o := run(t, supervised("sh", "-c", "("+left+") >/dev/null 2>&1 &")...); o.code != 0 || o.within > soon {
 			t.Errorf("status %d after %v: %s", o.code, o.within, o.out)
 		}
 		eventually(t, "calls after the program's end", func() error {
