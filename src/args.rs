@@ -1,11 +1,12 @@
 //! The command line of the plugin.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lexopt::prelude::*;
 
 use crate::journal::Level;
+use crate::nri::Options;
 
 /// What `--help` prints; the modes are filled in.
 pub const HELP: &str = "\
@@ -52,23 +53,6 @@ pub enum Asked {
     Plugin(Options),
     Help,
     Version,
-}
-
-/// How to be the plugin.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Options {
-    /// `--socket`, or its default.
-    pub socket: PathBuf,
-    /// Whether `--socket` was given, so that an inherited socket does not count.
-    pub socket_given: bool,
-    /// `--name`, or argv[0]'s.
-    pub name: String,
-    /// `--index`, or argv[0]'s.
-    pub index: String,
-    /// `--config`.
-    pub config: Option<PathBuf>,
-    /// `--log-level`.
-    pub log_level: Option<Level>,
 }
 
 /// Reads the arguments after argv[0]. An error is one line.

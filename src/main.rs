@@ -12,20 +12,13 @@ mod sys;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::Duration;
 
 use lexopt::Parser;
 
-use args::{Asked, Options};
+use args::Asked;
 use cmd::{check, explain, inspect, plan, show};
-use journal::Level;
 use map::printable;
-use nri::plugin::{ConfigFiles, Plugin};
-use nri::session::{self, Identity};
 use supervise::options as becoming;
 
 /// What this program can be, besides the plugin.
@@ -155,73 +148,6 @@ fn plugin(argv0: &OsStr, parser: Parser) -> Result<Outcome, Failure> {
             say(args::HELP.replace("{modes}\n", &modes))
         }
         Asked::Version => say(concat!("uid-nri-plugin ", env!("CARGO_PKG_VERSION"), "\n").to_owned()),
-        Asked::Plugin(options) => {
-            let end = match env::var("NRI_PLUGIN_SOCKET") {
-                Ok(fd) if !options.socket_given => launched(options, &fd),
-                _ => external(options),
-            };
-            end.map(|()| Outcome::Said(0, String::new())).map_err(Failure::Failed)
-        }
-    }
-}
-
-/// containerd has started us, and is at the other end of an inherited socket.
-fn launched(options: Options, fd: &str) -> Result<(), String> {
-    let fd = fd.parse().map_err(|_| format!("NRI_PLUGIN_SOCKET is {fd:?}, not a file descriptor"))?;
-    let socket = sys::socket::inherited(fd).map_err(|e| format!("NRI_PLUGIN_SOCKET, descriptor {fd}: {e}"))?;
-    let identity = Identity {
-        name: env::var("NRI_PLUGIN_NAME").unwrap_or(options.name),
-        index: env::var("NRI_PLUGIN_IDX").unwrap_or(options.index),
-    };
-    let config = options.config.map_or(ConfigFiles::None, ConfigFiles::This);
-    let mut plugin = Plugin::new(config, options.log_level);
-    let end = session::run(socket, &identity, &mut plugin).map_err(|e| e.to_string());
-    match &end {
-        Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection"),
-        // stderr leads nowhere here.
-        Err(message) => plugin.journal.say(Level::Error, message),
-    }
-    end
-}
-
-/// Somebody else has started us: connect, and again when the runtime restarts.
-fn external(options: Options) -> Result<(), String> {
-    if let Some(path) = &options.config {
-        // Said at once, not when there is a runtime.
-        std::fs::File::open(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    }
-    const PAUSE: Duration = Duration::from_millis(500);
-    let identity = Identity { name: options.name, index: options.index };
-    let names = [format!("{}-{}", identity.index, identity.name), identity.name.clone()];
-    let drop_ins = names.map(|name| Path::new("/etc/nri/conf.d").join(format!("{name}.conf")));
-    let config = options.config.map_or(ConfigFiles::First(drop_ins.into()), ConfigFiles::This);
-    let mut plugin = Plugin::new(config, options.log_level);
-    // Else it would have the name of the link that it may have been started by.
-    sys::process::set_name(c"uid-mapper");
-    plugin.wait_for_turn()?;
-    let mut waiting = false;
-    loop {
-        let end = match UnixStream::connect(&options.socket) {
-            Ok(socket) => {
-                waiting = false;
-                session::run(socket, &identity, &mut plugin)
-            }
-            Err(e) => {
-                if !waiting {
-                    plugin.journal.say(Level::Info, format!("waiting for {}: {e}", options.socket.display()));
-                    waiting = true;
-                }
-                sleep(PAUSE);
-                continue;
-            }
-        };
-        match end {
-            Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection; connecting again"),
-            Err(e @ (session::Error::Trunk(_) | session::Error::TooSoon)) => {
-                plugin.journal.say(Level::Warning, format!("{e}; connecting again"))
-            }
-            Err(e) => return Err(e.to_string()),
-        }
-        sleep(PAUSE);
+        Asked::Plugin(options) => nri::run(options).map(|()| Outcome::Said(0, String::new())).map_err(Failure::Failed),
     }
 }

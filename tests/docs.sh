@@ -43,7 +43,7 @@ of_man=$(printf '%s\n' "$man_page" | grep -oE -- '(^|[^-a-z])--[a-z][a-z0-9-]+' 
 }
 
 # Every configuration key that the source knows is in README and the man page.
-keys=$(sed -n '/fn set(&mut self/,/^    }/s/^ *"\([a-z-]*\)" =>.*/\1/p' src/pod/policy.rs)
+keys=$(sed -n '/fn set(&mut self/,/^    }/s/^ *"\([a-z-]*\)" =>.*/\1/p' src/pod/config.rs)
 [ "$(echo "$keys" | wc -l)" -ge 7 ] || die "only these configuration keys were found in the source: $keys"
 for key in $keys image; do
 	grep -q "^| .*\`$key\`" README.md || die "configuration key $key is not in README's table"

@@ -12,7 +12,7 @@ use crate::map::chain::bands;
 use crate::map::idmap::{Extent, IdMap};
 use crate::map::ranges::Ranges;
 use crate::map::{cut, printable};
-use crate::pod::policy::ANNOTATION;
+use crate::pod::config::ANNOTATION;
 use crate::pod::presence::shares_ours;
 use crate::pod::rundir::is_plain_name;
 use crate::sys::file;

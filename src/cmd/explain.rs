@@ -6,9 +6,10 @@ use super::check;
 use super::json::or_null;
 use super::source::{self, Maps, Source, put};
 use crate::map::MAX_ID;
+use crate::map::kind::Both;
 use crate::map::pool::NodeIds;
 use crate::map::ranges::Ranges;
-use crate::pod::policy::{Asked, Claims, Config};
+use crate::pod::config::{Overrides, PluginConfig};
 use crate::pod::{presence, rundir};
 
 /// What `explain --help` prints.
@@ -91,7 +92,7 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
     let halves = maps.own.then(|| (rundir::acting(rundir::PATH), presence::supervise()));
     let mut facts = facts(&maps, &options.ids, !options.json)?;
     if maps.own {
-        let config = Config::parse(&check::configuration()).unwrap_or_default();
+        let config = PluginConfig::parse(&check::configuration()).unwrap_or_default();
         facts.iter_mut().for_each(|fact| fact.find_images(&config));
     }
     Ok((0, if options.json { json(&facts, halves) } else { text(&facts, halves) }))
@@ -135,12 +136,12 @@ fn facts(maps: &Maps, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
 }
 
 impl Fact {
-    fn find_images(&mut self, config: &Config) {
-        let claims = |asked: &Asked| {
-            let Claims { uids, gids } = &asked.claims;
+    fn find_images(&mut self, config: &PluginConfig) {
+        let claims = |overrides: &Overrides| {
+            let Both { uids, gids } = &overrides.claims;
             self.kind != "gid" && uids.contains(self.id) || self.kind != "uid" && gids.contains(self.id)
         };
-        let claiming = config.images.iter().filter(|(_, asked)| !self.native && claims(asked));
+        let claiming = config.images.iter().filter(|(_, overrides)| !self.native && claims(overrides));
         self.images = claiming.map(|(pattern, _)| pattern.clone()).collect();
     }
 
@@ -294,7 +295,7 @@ id 2044  not in the node's map: slot 2000, 2937361488 outside
 
     #[test]
     fn images_that_claim_an_id() {
-        let config = Config::parse("image a claim-uids=5000-70000\nimage b claim-gids=70000").unwrap();
+        let config = PluginConfig::parse("image a claim-uids=5000-70000\nimage b claim-gids=70000").unwrap();
         let told = |gids: &str, id| {
             let mut facts = facts_of(NODE, gids, &[id]);
             facts.iter_mut().for_each(|fact| fact.find_images(&config));

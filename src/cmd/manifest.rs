@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::map::ranges::{MAX_LISTED, Ranges};
 use crate::map::{MAX_ID, cut};
-use crate::pod::policy::ANNOTATION;
+use crate::pod::config::ANNOTATION;
 
 /// More is no manifest.
 const MAX_SIZE: u64 = 16 << 20;

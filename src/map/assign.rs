@@ -9,6 +9,7 @@ use std::fmt;
 
 use super::MAX_ID;
 use super::idmap::{Extent, IdMap};
+use super::kind::Kind;
 use super::pool::{NodeId, NodeIds};
 use super::ranges::{MAX_LISTED, Ranges};
 
@@ -45,6 +46,21 @@ pub struct Collision {
     pub held_by: Option<u32>,
     /// The slot it got instead; None: it is left out of the map.
     pub moved_to: Option<NodeId>,
+}
+
+impl Collision {
+    /// What became of the id, for the log and for errors.
+    pub fn describe(&self, kind: Kind) -> String {
+        let Collision { id, slot, held_by, moved_to } = self;
+        let why = match held_by {
+            Some(held) => format!("{kind} {id} belongs on slot {slot}, which {kind} {held} holds"),
+            None => format!("{kind} {id} has no line left in the map"),
+        };
+        match moved_to {
+            Some(slot) => format!("{why}; it is on slot {slot} instead"),
+            None => format!("{why}; it is left out"),
+        }
+    }
 }
 
 /// Why there is no map.

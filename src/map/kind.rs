@@ -11,6 +11,14 @@ pub enum Kind {
 
 impl Kind {
     pub const BOTH: [Kind; 2] = [Kind::Uid, Kind::Gid];
+
+    /// As in "user id" and "group id".
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Uid => "user",
+            Kind::Gid => "group",
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -35,6 +43,10 @@ impl<T> Both<T> {
             Kind::Uid => &self.uids,
             Kind::Gid => &self.gids,
         }
+    }
+
+    pub fn new(mut make: impl FnMut(Kind) -> T) -> Both<T> {
+        Both { uids: make(Kind::Uid), gids: make(Kind::Gid) }
     }
 
     /// Makes each by its kind; the first error ends it.

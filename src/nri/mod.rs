@@ -2,13 +2,16 @@
 
 mod adjust;
 mod entries;
-pub mod mux;
-pub mod plugin;
-pub mod session;
-pub mod ttrpc;
+mod mux;
+mod plugin;
+mod run;
+mod say;
+mod session;
+mod ttrpc;
+
+pub use run::{Options, run};
 
 /// Messages generated from proto/.
-#[allow(missing_docs)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
 }

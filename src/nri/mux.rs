@@ -1,6 +1,5 @@
 //! NRI's multiplexer: two channels on one socket, in chunks `channel u32 BE | length u32 BE | bytes`.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -18,34 +17,12 @@ const FIRST: usize = HEADER + ttrpc::HEADER;
 /// How long the other side may pause in the middle of a frame, or take to let us write.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A channel of the trunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
     /// The runtime calls us.
     Plugin = 1,
     /// We call the runtime.
     Runtime = 2,
-}
-
-/// Why the trunk is of no more use.
-#[derive(Debug)]
-pub enum Error {
-    /// A system call failed.
-    Io(io::Error),
-    /// The stream ended in the middle of a frame.
-    Truncated,
-    /// The other side paused for 30 s in the middle of a frame, or let us wait as long to write.
-    Stalled,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Io(e) => write!(f, "the connection to the runtime failed: {e}"),
-            Error::Truncated => f.write_str("the runtime closed the connection in the middle of a frame"),
-            Error::Stalled => write!(f, "the runtime paused for {} s in the middle of a frame", PATIENCE.as_secs()),
-        }
-    }
 }
 
 /// The socket and what has been read of it.
@@ -65,9 +42,8 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// A trunk over a connected socket.
-    pub fn new(socket: UnixStream) -> Result<Trunk, Error> {
-        socket.set_write_timeout(Some(PATIENCE)).map_err(Error::Io)?;
+    pub fn new(socket: UnixStream) -> Result<Trunk, String> {
+        socket.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
         Ok(Trunk {
             socket,
             buffer: vec![0; 16 * 1024].into(),
@@ -84,7 +60,7 @@ impl Trunk {
 
     /// Waits for the next frame of either channel; None when the stream has ended between frames.
     /// Between frames the wait has no bound, in the middle of one it has.
-    pub fn next(&mut self) -> Result<Option<(Channel, Frame)>, Error> {
+    pub fn next(&mut self) -> Result<Option<(Channel, Frame)>, String> {
         loop {
             while self.start < self.end {
                 if let Some(frame) = self.step() {
@@ -92,28 +68,22 @@ impl Trunk {
                 }
             }
             let between = self.header.is_empty() && self.plugin.is_empty() && self.runtime.is_empty();
-            self.wait_as(between).map_err(Error::Io)?;
+            self.wait_as(between).map_err(failed)?;
             match self.socket.read(&mut self.buffer) {
                 Ok(0) if between => return Ok(None),
-                Ok(0) => return Err(Error::Truncated),
+                Ok(0) => return Err("the runtime closed the connection in the middle of a frame".into()),
                 Ok(n) => (self.start, self.end) = (0, n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // What SO_RCVTIMEO ends with.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Error::Stalled),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset && between => return Ok(None),
-                Err(e) => return Err(Error::Io(e)),
+                Err(e) => return Err(failed(e)),
             }
         }
     }
 
-    /// Sends a frame.
-    pub fn send(&mut self, channel: Channel, frame: &[u8]) -> Result<(), Error> {
+    pub fn send(&mut self, channel: Channel, frame: &[u8]) -> Result<(), String> {
         self.out.clear();
         chunks(channel, frame, &mut self.out);
-        self.socket.write_all(&self.out).map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => Error::Stalled,
-            _ => Error::Io(e),
-        })
+        self.socket.write_all(&self.out).map_err(failed)
     }
 
     /// Waits a little for the other side to close, so that it reads our last answer first: NRI's Go side drops what is
@@ -183,6 +153,16 @@ impl Trunk {
     }
 }
 
+fn failed(e: io::Error) -> String {
+    match e.kind() {
+        // What SO_RCVTIMEO and SO_SNDTIMEO end with.
+        io::ErrorKind::WouldBlock => {
+            format!("the runtime paused for {} s in the middle of a frame", PATIENCE.as_secs())
+        }
+        _ => format!("the connection to the runtime failed: {e}"),
+    }
+}
+
 /// A frame as it goes over the socket: chunks of at most 4096 bytes, with bytes of this frame only.
 fn chunks(channel: Channel, frame: &[u8], out: &mut Vec<u8>) {
     for chunk in frame.chunks(MAX_CHUNK) {
@@ -217,7 +197,7 @@ mod tests {
             match trunk.next() {
                 Ok(Some(frame)) => all.push(frame),
                 Ok(None) => break Ok(()),
-                Err(e) => break Err(e.to_string()),
+                Err(e) => break Err(e),
             }
         };
         assert!(writer.join().unwrap());

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use protobuf::Message;
 
 use super::entries;
-use super::mux::{self, Channel, Trunk};
+use super::mux::{Channel, Trunk};
 use super::plugin::Plugin;
 use super::proto::nri::{
     ConfigureRequest, ConfigureResponse, CreateContainerRequest, FailurePolicy, PodRequest, PodSandbox,
@@ -22,47 +22,27 @@ const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
 /// Our only call, RegisterPlugin.
 const REGISTRATION: u32 = 1;
 
-/// The name that the plugin registers with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Plugin name.
-    pub name: String,
-    /// Two digits: plugins are called in the order of these.
-    pub index: String,
-}
-
 /// Why a connection ended other than by its end.
 #[derive(Debug)]
 pub enum Error {
-    /// The wire.
-    Trunk(mux::Error),
-    /// The runtime did not take the registration.
-    Refused(String),
-    /// It closed the connection before the plugin was registered, configured and synchronized.
-    TooSoon,
-    /// The runtime was told that this cannot work; it has the same text.
-    Configuration(String),
-    /// A message of ours could not be encoded.
-    Encode(protobuf::Error),
+    /// The next one may do better.
+    Lost(String),
+    /// The next one would end in the same way.
+    Lasting(String),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Trunk(e) => e.fmt(f),
-            Error::Refused(why) => write!(f, "the runtime refused the registration: {why}"),
-            Error::TooSoon => f.write_str("the runtime closed the connection before the plugin was set up"),
-            Error::Configuration(why) => f.write_str(why),
-            Error::Encode(e) => write!(f, "cannot encode a message: {e}"),
-        }
+        let (Error::Lost(why) | Error::Lasting(why)) = self;
+        f.write_str(why)
     }
 }
 
 /// Serves one connection until the runtime closes it or says Shutdown.
-pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Result<(), Error> {
-    plugin.connected(socket::peer(&socket));
+pub fn run(socket: UnixStream, registration: &RegisterPluginRequest, plugin: &mut Plugin) -> Result<(), Error> {
+    plugin.runtime = socket::peer(&socket);
     let mut session = Session {
-        trunk: Trunk::new(socket).map_err(Error::Trunk)?,
+        trunk: Trunk::new(socket).map_err(Error::Lost)?,
         plugin,
         last_stream: None,
         synchronized: false,
@@ -70,8 +50,9 @@ pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Resu
         last: None,
         last_create: None,
     };
-    session.register(identity)?;
-    while let Some((channel, frame)) = session.trunk.next().map_err(Error::Trunk)? {
+    let call = ttrpc::request(REGISTRATION, RUNTIME_SERVICE, "RegisterPlugin", registration).map_err(Error::Lasting)?;
+    session.trunk.send(Channel::Runtime, &call).map_err(Error::Lost)?;
+    while let Some((channel, frame)) = session.trunk.next().map_err(Error::Lost)? {
         match (channel, frame.kind) {
             (Channel::Plugin, ttrpc::REQUEST) => session.serve(frame)?,
             (Channel::Runtime, ttrpc::RESPONSE) if frame.stream == REGISTRATION => registered(frame)?,
@@ -86,7 +67,8 @@ pub fn run(socket: UnixStream, identity: &Identity, plugin: &mut Plugin) -> Resu
             return end;
         }
     }
-    if session.synchronized { Ok(()) } else { Err(Error::TooSoon) }
+    let too_soon = || Error::Lost("the runtime closed the connection before the plugin was set up".to_owned());
+    session.synchronized.then_some(()).ok_or_else(too_soon)
 }
 
 struct Session<'a> {
@@ -107,7 +89,7 @@ const KEPT: usize = 64 * 1024;
 
 /// The runtime's answer to RegisterPlugin.
 fn registered(frame: Frame) -> Result<(), Error> {
-    let refused = |why: &dyn fmt::Display| Error::Refused(why.to_string());
+    let refused = |why: &dyn fmt::Display| Error::Lasting(format!("the runtime refused the registration: {why}"));
     let body = frame.body.map_err(|length| refused(&format_args!("with a frame of {length} bytes")))?;
     let response = Response::parse_from_bytes(&body).map_err(|e| refused(&e))?;
     match response.status.code {
@@ -117,21 +99,11 @@ fn registered(frame: Frame) -> Result<(), Error> {
 }
 
 impl Session<'_> {
-    fn register(&mut self, identity: &Identity) -> Result<(), Error> {
-        let payload = RegisterPluginRequest {
-            plugin_name: identity.name.clone(),
-            plugin_idx: identity.index.clone(),
-            ..Default::default()
-        };
-        let frame = ttrpc::request(REGISTRATION, RUNTIME_SERVICE, "RegisterPlugin", &payload).map_err(Error::Encode)?;
-        self.trunk.send(Channel::Runtime, &frame).map_err(Error::Trunk)
-    }
-
     fn serve(&mut self, frame: Frame) -> Result<(), Error> {
         let stream = frame.stream;
         let answer = self.check_stream(stream).and_then(|()| self.answer(frame));
-        let answer = ttrpc::response(stream, answer).map_err(Error::Encode)?;
-        self.trunk.send(Channel::Plugin, &answer).map_err(Error::Trunk)
+        let answer = ttrpc::response(stream, answer).map_err(Error::Lasting)?;
+        self.trunk.send(Channel::Plugin, &answer).map_err(Error::Lost)
     }
 
     /// Streams that the other side opens are odd, and each is new (containerd/ttrpc, PROTOCOL.md).
@@ -165,7 +137,7 @@ impl Session<'_> {
             "Configure" => {
                 let configured = self.plugin.configure(&parse::<ConfigureRequest>(payload)?);
                 if let Err(failure) = &configured {
-                    self.over = Some(Err(Error::Configuration(failure.message.clone())));
+                    self.over = Some(Err(Error::Lasting(failure.message.clone())));
                 }
                 // Where the runtime knows it: rather fail a request loudly than create a container without us.
                 let policy = FailurePolicy { fail_request: true, keep_connected: true, ..Default::default() };

@@ -8,43 +8,36 @@ use super::proto::ttrpc::{Request, Response, Status};
 pub const HEADER: usize = 10;
 /// The longest body, in bytes.
 pub const MAX_BODY: usize = 4 << 20;
-/// Frame type: a call.
+/// Frame types: a call, and its answer.
 pub const REQUEST: u8 = 1;
-/// Frame type: its answer.
 pub const RESPONSE: u8 = 2;
 
 /// The status codes of google.rpc.Code that we use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// Bytes or values that make no sense.
     InvalidArgument = 3,
-    /// A frame over the limit.
+    /// A frame is over the limit.
     ResourceExhausted = 8,
     /// Cannot be done in this state; here: a container that may not be created.
     FailedPrecondition = 9,
-    /// No such service or method.
     Unimplemented = 12,
     /// A system call failed.
     Internal = 13,
 }
 
-/// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Its code.
     pub code: Code,
-    /// Its text, which the user sees.
+    /// What the user sees.
     pub message: String,
 }
 
 impl Failure {
-    /// A failure with this code and text.
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
         Failure { code, message: message.into() }
     }
 }
 
-/// A frame as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Whose answer it is or asks for.
@@ -118,10 +111,13 @@ pub fn be32(bytes: &[u8]) -> u32 {
     bytes[..4].iter().fold(0, |n, b| n << 8 | u32::from(*b))
 }
 
-/// A whole frame.
-fn frame(stream: u32, kind: u8, body: &impl Message) -> Result<Vec<u8>, protobuf::Error> {
+fn unwritten(e: protobuf::Error) -> String {
+    format!("cannot encode a message: {e}")
+}
+
+fn frame(stream: u32, kind: u8, body: &impl Message) -> Result<Vec<u8>, String> {
     let mut out = vec![0; HEADER];
-    body.write_to_vec(&mut out)?;
+    body.write_to_vec(&mut out).map_err(unwritten)?;
     let length = (out.len() - HEADER) as u32;
     out[..4].copy_from_slice(&length.to_be_bytes());
     out[4..8].copy_from_slice(&stream.to_be_bytes());
@@ -129,19 +125,17 @@ fn frame(stream: u32, kind: u8, body: &impl Message) -> Result<Vec<u8>, protobuf
     Ok(out)
 }
 
-/// A call.
-pub fn request(stream: u32, service: &str, method: &str, payload: &impl Message) -> Result<Vec<u8>, protobuf::Error> {
+pub fn request(stream: u32, service: &str, method: &str, payload: &impl Message) -> Result<Vec<u8>, String> {
     let request = Request {
         service: service.to_owned(),
         method: method.to_owned(),
-        payload: payload.write_to_bytes()?,
+        payload: payload.write_to_bytes().map_err(unwritten)?,
         ..Default::default()
     };
     frame(stream, REQUEST, &request)
 }
 
-/// The answer to a call.
-pub fn response(stream: u32, answer: Result<Vec<u8>, Failure>) -> Result<Vec<u8>, protobuf::Error> {
+pub fn response(stream: u32, answer: Result<Vec<u8>, Failure>) -> Result<Vec<u8>, String> {
     let mut response = Response::new();
     match answer {
         Ok(payload) => response.payload = payload,

@@ -11,64 +11,36 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use super::rundir::PodDir;
-use super::{Result, Step};
-use crate::map::idmap::{Extent, IdMap};
+use super::{Context, Result};
+use crate::map::pool::NodeIds;
 use crate::sys::ns::{Home, Kind};
 use crate::sys::{file, mount};
 
 /// A file system of which every instance shows one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodFs {
-    /// The network namespace.
     Sysfs,
-    /// The IPC namespace.
     Mqueue,
-    /// The pid namespace.
     Proc,
 }
 
 impl PodFs {
     /// By the type of a mount.
     pub fn of_type(name: &str) -> Option<PodFs> {
-        match name {
-            "sysfs" => Some(PodFs::Sysfs),
-            "mqueue" => Some(PodFs::Mqueue),
-            "proc" => Some(PodFs::Proc),
-            _ => None,
-        }
+        [PodFs::Sysfs, PodFs::Mqueue, PodFs::Proc].into_iter().find(|fs| fs.facts().0.to_bytes() == name.as_bytes())
     }
 
     /// What an OCI configuration calls the namespace that it shows.
     pub fn namespace(self) -> &'static str {
-        match self {
-            PodFs::Sysfs => "network",
-            PodFs::Mqueue => "ipc",
-            PodFs::Proc => "pid",
-        }
+        self.facts().1
     }
 
-    /// The node's own.
-    fn own(self) -> &'static str {
+    /// Its type; the namespace that it shows, as an OCI configuration and as /proc/PID/ns call it; its magic number.
+    fn facts(self) -> (&'static CStr, &'static str, &'static str, i64) {
         match self {
-            PodFs::Sysfs => "/proc/self/ns/net",
-            PodFs::Mqueue => "/proc/self/ns/ipc",
-            PodFs::Proc => "/proc/self/ns/pid",
-        }
-    }
-
-    fn name(self) -> &'static CStr {
-        match self {
-            PodFs::Sysfs => c"sysfs",
-            PodFs::Mqueue => c"mqueue",
-            PodFs::Proc => c"proc",
-        }
-    }
-
-    fn magic(self) -> i64 {
-        match self {
-            PodFs::Sysfs => file::SYSFS_MAGIC,
-            PodFs::Mqueue => file::MQUEUE_MAGIC,
-            PodFs::Proc => file::PROC_MAGIC,
+            PodFs::Sysfs => (c"sysfs", "network", "net", file::SYSFS_MAGIC),
+            PodFs::Mqueue => (c"mqueue", "ipc", "ipc", file::MQUEUE_MAGIC),
+            PodFs::Proc => (c"proc", "pid", "pid", file::PROC_MAGIC),
         }
     }
 }
@@ -84,28 +56,32 @@ pub struct Instance {
 /// The instance that shows the namespace at `path` (None: the node's own), made if the pod has none yet.
 pub fn instance(pod: &PodDir, home: &Home, fs: PodFs, path: Option<&str>) -> Result<Instance> {
     let shown = path.unwrap_or("of the node");
-    let opened = file::open_namespace(path.unwrap_or(fs.own())).and_then(|fd| Ok((inode(&fd)?, fd)));
-    let (inode, there) = opened.map_err(Step::OpenNamespace.on(shown))?;
+    let (fs_type, _, link, magic) = fs.facts();
+    let opened = match path {
+        Some(path) => file::open_namespace(path),
+        None => file::open_namespace(&format!("/proc/self/ns/{link}")),
+    };
+    let opened = opened.and_then(|fd| Ok((inode(&fd)?, fd)));
+    let (inode, there) = opened.doing(format_args!("open the pod's namespace {shown}"))?;
     // A sandbox keeps its namespaces for life; a debugging container may join the pid namespace of another container.
-    let name = format!("{}-{inode}", fs.name().to_string_lossy());
-    let step = || Step::PodMount.on(format!("{} for namespace {shown}", pod.path(&name)));
-
-    let made = !pod.holds(&name, fs.magic());
+    let name = format!("{}-{inode}", fs_type.to_string_lossy());
+    let at = pod.path(&name);
+    let made = !pod.holds(&name, magic);
     if made {
-        match file::mkdir_at(pod.fd(), &name, 0o700) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(step()(e)),
-            _ => {}
-        }
-        let mounted = match (fs, path) {
+        let mount = || match (fs, path) {
             // sysfs is read-only for all whom we touch: a writable one marks a privileged container.
-            (PodFs::Sysfs, _) => home.inside(Kind::Net, there.as_fd(), || mount::fresh(fs.name(), true)),
-            (PodFs::Mqueue, _) => home.inside(Kind::Ipc, there.as_fd(), || mount::fresh(fs.name(), false)),
+            (PodFs::Sysfs, _) => home.inside(Kind::Net, there.as_fd(), || mount::fresh(fs_type, true)),
+            (PodFs::Mqueue, _) => home.inside(Kind::Ipc, there.as_fd(), || mount::fresh(fs_type, false)),
             (PodFs::Proc, Some(path)) => proc_of(home, path, inode),
-            (PodFs::Proc, None) => mount::fresh(fs.name(), false),
+            (PodFs::Proc, None) => mount::fresh(fs_type, false),
         };
-        mount::attach(mounted.map_err(step())?, pod.fd(), &name).map_err(step())?;
+        let mounted = match file::mkdir_at(pod.fd(), &name, 0o700) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => mount().and_then(|mounted| mount::attach(mounted, pod.fd(), &name)),
+        };
+        mounted.doing(format_args!("mount {at} for namespace {shown}"))?;
     }
-    Ok(Instance { path: pod.path(&name), made })
+    Ok(Instance { path: at, made })
 }
 
 /// A copy of the proc that the process behind `/proc/PID/ns/pid` has mounted itself.
@@ -131,26 +107,24 @@ const NOBODY: [[&str; 2]; 2] = [["1", "0"], ["65534", "65534"]];
 
 /// Lets the node's groups open ICMP sockets in a pod's network namespace, if it still has the kernel's default.
 /// containerd does this by itself, but not inside a user namespace. Returns whether it was set.
-pub fn allow_ping(home: &Home, path: &str, gids: &IdMap) -> Result<bool> {
-    let step = || Step::Ping.on(path);
-    let there = file::open_namespace(path).map_err(step())?;
+pub fn allow_ping(home: &Home, path: &str, gids: &NodeIds) -> Result<bool> {
     // The kernel compares outer ids: where gid 0 is outside above the last one, the whole range counts as empty.
-    let last = |e: &Extent| e.inside + (e.count - 1);
-    let whole = gids.extents().last().map(|e| (0, last(e)));
-    let longest = gids.extents().iter().max_by_key(|e| e.count).map(|e| (e.inside, last(e)));
+    let whole = gids.lines().last().map(|line| 0..=*line.end());
+    let longest = gids.lines().iter().max_by_key(|line| line.end() - line.start()).cloned();
     let set = || {
         if !is_nobody()? {
             return Ok(false);
         }
-        for (first, last) in [whole, longest].into_iter().flatten() {
-            fs::write(PING_GROUP_RANGE, format!("{first} {last}"))?;
+        for range in [whole, longest].into_iter().flatten() {
+            fs::write(PING_GROUP_RANGE, format!("{} {}", range.start(), range.end()))?;
             if !is_nobody()? {
                 return Ok(true);
             }
         }
         Err(io::Error::other("the kernel takes no range of the node's gids"))
     };
-    home.inside(Kind::Net, there.as_fd(), set).map_err(step())
+    let done = file::open_namespace(path).and_then(|there| home.inside(Kind::Net, there.as_fd(), set));
+    done.doing(format_args!("set ping_group_range in {path}"))
 }
 
 fn is_nobody() -> io::Result<bool> {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use super::node::Node;
+use super::node;
 use crate::sys::descriptor;
 use crate::sys::owner;
 
@@ -37,8 +37,8 @@ pub fn we_are_supervised() -> bool {
 /// server is where it cannot be seen.
 pub fn is_folded() -> bool {
     const NO_CHANGE: u32 = u32::MAX;
-    let Ok(node) = Node::read() else { return false };
-    let unmapped = node.ids.uids.ids().iter().map(|range| range.end() + 1).find(|id| *id != NO_CHANGE);
+    let Ok(node) = node::read() else { return false };
+    let unmapped = node.uids.ids().iter().map(|range| range.end() + 1).find(|id| *id != NO_CHANGE);
     let chown = |id| descriptor::memory_file().and_then(|file| owner::fchown(file.as_fd(), id, NO_CHANGE));
     unmapped.is_some_and(|id| chown(id).is_ok())
 }

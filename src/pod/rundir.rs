@@ -9,13 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use super::{Result, Step};
+use super::{Context, Result};
 use crate::sys::{file, lock, mount};
 
-/// Where it is.
 pub const PATH: &str = "/run/uid-nri-plugin";
 
-/// The open folder.
 pub struct RunDir {
     path: String,
     pods: OwnedFd,
@@ -23,7 +21,6 @@ pub struct RunDir {
     held: bool,
 }
 
-/// A pod's folder.
 pub struct PodDir {
     fd: OwnedFd,
     path: String,
@@ -32,31 +29,32 @@ pub struct PodDir {
 impl RunDir {
     /// Opens the folder, making it if needed. It must be root's own and closed to everybody else.
     pub fn open(path: &str) -> Result<RunDir> {
-        let step = || Step::RunDir.on(path);
+        RunDir::make_or_open(path).doing(format_args!("open the run folder {path}"))
+    }
+
+    fn make_or_open(path: &str) -> io::Result<RunDir> {
         let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
-        let parent = file::open_dir(parent).map_err(step())?;
-        let dir = make_or_open(parent.as_fd(), name).map_err(step())?;
-        let meta = File::from(dir.try_clone().map_err(step())?).metadata().map_err(step())?;
+        let dir = make_or_open(file::open_dir(parent)?.as_fd(), name)?;
+        let meta = File::from(dir.try_clone()?).metadata()?;
         if meta.uid() != 0 || meta.mode() & 0o077 != 0 {
-            let why = "it must belong to root and have mode 0700; remove it";
-            return Err(step()(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+            return Err(io::Error::other("it must belong to root and have mode 0700; remove it"));
         }
-        let pods = make_or_open(dir.as_fd(), "pods").map_err(step())?;
-        let lock = file::open_or_create_at(dir.as_fd(), "lock").map_err(step())?;
+        let pods = make_or_open(dir.as_fd(), "pods")?;
+        let lock = file::open_or_create_at(dir.as_fd(), "lock")?;
         Ok(RunDir { path: path.to_owned(), pods, lock, held: false })
     }
 
     /// Whether this process is the one instance that acts: takes the lock if it is free.
     pub fn try_lock(&mut self) -> Result<bool> {
         if !self.held {
-            self.held = lock::try_lock(&self.lock).map_err(Step::Lock.on(&self.path))?;
+            self.held = lock::try_lock(&self.lock).doing(format_args!("lock {}", self.path))?;
         }
         Ok(self.held)
     }
 
     /// Waits until this process is the one that acts.
     pub fn wait_lock(&mut self) -> Result<()> {
-        lock::lock(&self.lock).map_err(Step::Lock.on(&self.path))?;
+        lock::lock(&self.lock).doing(format_args!("lock {}", self.path))?;
         self.held = true;
         Ok(())
     }
@@ -70,28 +68,27 @@ impl RunDir {
     pub fn pod(&self, id: &str) -> Result<PodDir> {
         let path = format!("{}/pods/{id}", self.path);
         let fd = is_plain_name(id).and_then(|()| make_or_open(self.pods.as_fd(), id));
-        Ok(PodDir { fd: fd.map_err(Step::PodDir.on(&path))?, path })
+        Ok(PodDir { fd: fd.doing(format_args!("open the pod's folder {path}"))?, path })
     }
 
     /// Removes all that was made for a pod. Nothing there is nothing to do.
     pub fn remove_pod(&self, id: &str) -> Result<()> {
-        let step = || Step::Remove.on(format!("{}/pods/{id}", self.path));
-        is_plain_name(id).map_err(step())?;
+        self.remove(id).doing(format_args!("remove {}/pods/{id}", self.path))
+    }
+
+    fn remove(&self, id: &str) -> io::Result<()> {
+        is_plain_name(id)?;
         let dir = match file::open_dir_at(self.pods.as_fd(), id) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            dir => dir.map_err(step())?,
+            dir => dir?,
         };
-        let mut failure = None;
-        for name in names(dir.as_fd()).map_err(step())? {
+        let mut removed = Ok(());
+        for name in names(dir.as_fd())? {
             // One mount at most is ours; a second one on top would be somebody's mistake, and goes too.
             while mount::detach(dir.as_fd(), &name).is_ok() {}
-            failure = failure.or(file::remove_at(dir.as_fd(), &name).err());
+            removed = removed.and(file::remove_at(dir.as_fd(), &name));
         }
-        drop(dir);
-        match failure {
-            Some(cause) => Err(step()(cause)),
-            None => file::remove_at(self.pods.as_fd(), id).map_err(step()),
-        }
+        removed.and_then(|()| file::remove_at(self.pods.as_fd(), id))
     }
 
     /// Whether the folder is still there: somebody may have removed /run's contents.
@@ -100,20 +97,18 @@ impl RunDir {
     }
 
     /// Removes what was made for pods that are not among `known`. Returns how many went, and the first failure.
-    pub fn sweep(&self, known: &HashSet<String>) -> (usize, Option<super::Error>) {
-        let (mut removed, mut failure) = (0, None);
-        match names(self.pods.as_fd()) {
-            Ok(ids) => {
-                for id in ids.iter().filter(|id| !known.contains(*id)) {
-                    match self.remove_pod(id) {
-                        Ok(()) => removed += 1,
-                        Err(e) => failure = failure.or(Some(e)),
-                    }
-                }
-            }
-            Err(e) => failure = Some(Step::Remove.on(&self.path)(e)),
+    pub fn sweep(&self, known: &HashSet<String>) -> (usize, Result<()>) {
+        let ids = match names(self.pods.as_fd()).doing(format_args!("list {}/pods", self.path)) {
+            Ok(ids) => ids,
+            Err(e) => return (0, Err(e)),
+        };
+        let (mut count, mut all) = (0, Ok(()));
+        for id in ids.iter().filter(|id| !known.contains(*id)) {
+            let removed = self.remove_pod(id);
+            count += usize::from(removed.is_ok());
+            all = all.and(removed);
         }
-        (removed, failure)
+        (count, all)
     }
 }
 
@@ -198,8 +193,8 @@ pub mod tests {
         RunDir::open(&scratch.0).unwrap().remove_pod("abc").unwrap();
         run.remove_pod("never-there").unwrap();
         assert_eq!(names(run.pods.as_fd()).unwrap(), ["def"]);
-        let (removed, failure) = run.sweep(&HashSet::from(["def".to_owned()]));
-        assert!((removed, failure.is_none()) == (0, true));
+        let (removed, result) = run.sweep(&HashSet::from(["def".to_owned()]));
+        assert!((removed, result.is_ok()) == (0, true));
         assert_eq!(run.sweep(&HashSet::new()).0, 1);
         assert!(names(run.pods.as_fd()).unwrap().is_empty());
     }

@@ -5,23 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use super::rundir::PodDir;
-use super::{Result, Step};
+use super::{Context, Result};
 use crate::map::idmap::IdMap;
+use crate::map::kind::{Both, Kind};
 use crate::sys::{file, mount, ns};
-
-/// What one namespace maps: container ids to node ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Maps {
-    /// Users.
-    pub uid: IdMap,
-    /// Groups.
-    pub gid: IdMap,
-}
 
 /// A namespace that the runtime can join by path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pinned {
-    /// The file.
     pub path: String,
     /// Whether it was there already, made for another container of the pod.
     pub reused: bool,
@@ -31,63 +22,78 @@ pub struct Pinned {
 const MAX_PER_POD: usize = 64;
 
 /// The pod's namespace with these maps, made if it has none yet.
-pub fn pinned(pod: &PodDir, maps: &Maps) -> Result<Pinned> {
+pub fn pinned(pod: &PodDir, maps: &Both<IdMap>) -> Result<Pinned> {
     let text = describe(maps);
     for k in 0..MAX_PER_POD {
-        let (map_name, pin_name) = (format!("{k}.map"), format!("{k}.user"));
-        let step = || Step::Pin.on(pod.path(&pin_name));
-        match file::open_at(pod.fd(), &map_name) {
-            Ok(ref found) if !reads_as(found, &text).map_err(step())? => continue,
-            Ok(_) if pod.holds(&pin_name, file::NSFS_MAGIC) => {
-                return Ok(Pinned { path: pod.path(&pin_name), reused: true });
-            }
-            // Somebody was killed between writing the map and pinning the namespace.
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let mut new = file::create_new_at(pod.fd(), &map_name).map_err(step())?;
-                new.write_all(text.as_bytes()).map_err(step())?;
-            }
-            Err(e) => return Err(step()(e)),
+        let pin = format!("{k}.user");
+        let path = pod.path(&pin);
+        let found = find(pod, &format!("{k}.map"), &text).doing(format_args!("pin the user namespace at {path}"))?;
+        let Some(found) = found else { continue };
+        // Where the pin is missing, somebody was killed between writing the map and pinning the namespace.
+        let reused = found && pod.holds(&pin, file::NSFS_MAGIC);
+        if !reused {
+            let namespace = make(maps)?;
+            pin_on(pod, &pin, namespace).doing(format_args!("pin the user namespace at {path}"))?;
         }
-        match file::create_new_at(pod.fd(), &pin_name) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(step()(e)),
-            _ => mount::attach(make(maps)?, pod.fd(), &pin_name).map_err(step())?,
-        }
-        return Ok(Pinned { path: pod.path(&pin_name), reused: false });
+        return Ok(Pinned { path, reused });
     }
-    Err(Step::Pin.on(pod.path(""))(io::Error::other("the pod has 64 different maps")))
+    let why = io::Error::other("the pod has 64 different maps");
+    Err(why).doing(format_args!("pin the user namespace at {}", pod.path("")))
+}
+
+/// Whether the file with this text was there, or is new. None: it has another text.
+fn find(pod: &PodDir, name: &str, text: &str) -> io::Result<Option<bool>> {
+    match file::open_at(pod.fd(), name) {
+        Ok(found) => Ok(reads_as(&found, text)?.then_some(true)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            file::create_new_at(pod.fd(), name)?.write_all(text.as_bytes())?;
+            Ok(Some(false))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn pin_on(pod: &PodDir, name: &str, namespace: OwnedFd) -> io::Result<()> {
+    match file::create_new_at(pod.fd(), name) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => mount::attach(namespace, pod.fd(), name),
+    }
 }
 
 /// Makes a namespace; what is returned is its file as a detached mount, and the only thing that keeps it.
-fn make(maps: &Maps) -> Result<OwnedFd> {
+fn make(maps: &Both<IdMap>) -> Result<OwnedFd> {
     let holder = held(maps)?;
-    mount::clone_tree(&format!("/proc/{}/ns/user", holder.pid())).map_err(Step::Pin.on("a detached mount"))
+    let path = format!("/proc/{}/ns/user", holder.pid());
+    mount::clone_tree(&path).doing(format_args!("make a detached mount of {path}"))
 }
 
 /// Makes a namespace with these maps, and lets it go: whether that can be done here.
-pub fn try_one(maps: &Maps) -> Result<()> {
+pub fn try_one(maps: &Both<IdMap>) -> Result<()> {
     held(maps).map(drop)
 }
 
 /// Makes a namespace that lasts as long as what is returned.
-fn held(maps: &Maps) -> Result<ns::Holder> {
-    let holder = ns::Holder::new().map_err(Step::MakeNamespace.on(""))?;
-    for (name, map) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
-        let text = map.to_string();
-        let file = File::options().write(true).open(format!("/proc/{}/{name}", holder.pid()));
+fn held(maps: &Both<IdMap>) -> Result<ns::Holder> {
+    let holder = ns::Holder::new().doing(format_args!("make a user namespace (see user.max_user_namespaces)"))?;
+    for kind in Kind::BOTH {
+        let text = maps.of(kind).to_string();
+        let file = File::options().write(true).open(format!("/proc/{}/{kind}_map", holder.pid()));
         // One write(2): the kernel takes the whole map at once or not at all.
-        let written = file.and_then(|mut file| file.write(text.as_bytes()));
-        written.map_err(Step::WriteMap.on(format!("{:?} as {name}", text.trim_end())))?;
+        file.and_then(|mut file| file.write(text.as_bytes())).doing(format_args!(
+            "write the id map (the node's root needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP) {:?} as {kind}_map",
+            text.trim_end()
+        ))?;
     }
     Ok(holder)
 }
 
 /// Both maps as text, one extent a line: `uid 0 0 1809`.
-fn describe(maps: &Maps) -> String {
-    let kind = |name: &str, map: &IdMap| -> String {
-        map.extents().iter().map(|e| format!("{name} {} {} {}\n", e.inside, e.outside, e.count)).collect()
+fn describe(maps: &Both<IdMap>) -> String {
+    let lines = |kind| {
+        let extents = maps.of(kind).extents().iter();
+        extents.map(move |e| format!("{kind} {} {} {}\n", e.inside, e.outside, e.count))
     };
-    kind("uid", &maps.uid) + &kind("gid", &maps.gid)
+    Kind::BOTH.into_iter().flat_map(lines).collect()
 }
 
 fn reads_as(found: &File, text: &str) -> io::Result<bool> {
@@ -109,8 +115,8 @@ mod tests {
     use std::fs;
     use std::os::fd::AsFd;
 
-    fn maps(uid: &str, gid: &str) -> Maps {
-        Maps { uid: IdMap::parse(uid).unwrap(), gid: IdMap::parse(gid).unwrap() }
+    fn maps(uids: &str, gids: &str) -> Both<IdMap> {
+        Both { uids: IdMap::parse(uids).unwrap(), gids: IdMap::parse(gids).unwrap() }
     }
 
     fn map_of(pid: i32, name: &str) -> IdMap {
@@ -173,12 +179,11 @@ mod tests {
             })
             .collect();
         let node = IdMap::parse(&node).unwrap();
-        let node = held(&Maps { uid: node.clone(), gid: node }).map_err(|e| e.cause)?;
+        let node = held(&Both::new(|_| node.clone())).map_err(|e| e.cause)?;
         let node = File::open(format!("/proc/{}/ns/user", node.pid()))?;
         ns::tests::in_child(|| {
             ns::tests::become_root_of(node.as_fd())?;
-            let maps = Maps { uid: assigned.clone(), gid: assigned.clone() };
-            let holder = held(&maps).map_err(|e| e.cause)?;
+            let holder = held(&Both::new(|_| assigned.clone())).map_err(|e| e.cause)?;
             assert_eq!(map_of(holder.pid(), "uid_map"), map_of(holder.pid(), "gid_map"));
             Ok(map_of(holder.pid(), "uid_map"))
         })

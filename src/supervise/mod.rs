@@ -75,7 +75,7 @@ pub fn run(options: Become) -> Result<(u8, String), String> {
     if proc != Some(std::process::id()) {
         return Err("/proc is not that of this pid namespace: mount one first".into());
     }
-    let node = pod::node::Node::read()?.ids;
+    let node = pod::node::read()?;
     let program_of_filter = filter::program(&node.uids, &node.gids, &calls::HERE);
     let folded = beside.fold && pod::presence::is_folded();
     if folded {

@@ -7,8 +7,9 @@ use super::config;
 use super::kernel::Kernel;
 use super::programs::{self, Containerd, Kind, Kubelet, Plugin};
 use crate::map::assign::{Wants, assign};
+use crate::map::kind::Both;
 use crate::map::pool::NodeIds;
-use crate::pod::{node::Node, presence, rundir, userns};
+use crate::pod::{node, presence, rundir, userns};
 use crate::sys::file;
 
 /// `statfs` magic of cgroup v2 (`linux/magic.h`).
@@ -104,7 +105,7 @@ impl Limits {
 impl Facts {
     /// Looks around.
     pub fn gather() -> Facts {
-        let node = Node::read();
+        let node = node::read();
         let status = programs::read("/proc/self/status", 16 << 10);
         let capabilities = presence::field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
         let containerd = Containerd::gather();
@@ -113,9 +114,9 @@ impl Facts {
         let is_tmpfs = file::open_dir(&root).and_then(|dir| file::file_system(&dir)).is_ok_and(|is| is == TMPFS_MAGIC);
         let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
         Facts {
-            plain: node.as_ref().is_ok_and(|n| n.ids.uids.ids().iter().count() == 1 && n.ids.uids == n.ids.gids),
+            plain: node.as_ref().is_ok_and(|n| n.uids.ids().iter().count() == 1 && n.uids == n.gids),
             namespace: node.as_ref().map_or(Err((0, String::new())), try_namespace),
-            ids: node.map(|n| (n.ids.uids, n.ids.gids)),
+            ids: node.map(|n| (n.uids, n.gids)),
             root: presence::field(&status, "Uid:").is_some_and(|ids| ids.split_ascii_whitespace().nth(1) == Some("0")),
             capabilities: capabilities.unwrap_or(0),
             setgroups_denied: programs::read("/proc/self/setgroups", 16).trim() == "deny",
@@ -175,11 +176,12 @@ pub fn folder(containerd: &Containerd) -> &str {
     containerd.config.plugin_path.as_deref().unwrap_or("/opt/nri/plugins")
 }
 
-fn try_namespace(node: &Node) -> Result<(), (i32, String)> {
+fn try_namespace(node: &Both<NodeIds>) -> Result<(), (i32, String)> {
     // What a container gets that wants nothing: each id as itself, cut where the node's map is.
     let none = Wants { primary: None, others: &[], optional: &[] };
-    let map = |ids| assign(ids, &none).map(|assigned| assigned.map).map_err(|e| (0, e.to_string()));
-    let maps = userns::Maps { uid: map(&node.ids.uids)?, gid: map(&node.ids.gids)? };
+    let maps = Both::try_new(|kind| {
+        assign(node.of(kind), &none).map(|assigned| assigned.map).map_err(|e| (0, e.to_string()))
+    })?;
     userns::try_one(&maps).map_err(|e| (e.cause.raw_os_error().unwrap_or(0), e.to_string()))
 }
 

@@ -6,7 +6,9 @@ use super::programs::Kind;
 use super::{Finding, State, shell};
 use crate::map::cut;
 use crate::map::pool::NodeIds;
-use crate::pod::{policy, presence};
+use crate::pod::config::{Inject, PluginConfig};
+use crate::pod::features::{RuntimeFeatures, major_minor};
+use crate::pod::presence;
 
 /// What the stock pause image runs as, user and group.
 const PAUSE: u32 = 65535;
@@ -66,9 +68,9 @@ fn ids(facts: &Facts) -> Finding {
 /// The node lacks an id that programs of Debian's compare with what they see.
 fn judge_nobody(f: &mut Finding, facts: &Facts) {
     let (path, text) = &facts.drop_in;
-    let config = policy::Config::parse(text).unwrap_or_default();
-    let claimed = config.claim_uids.contains(NOBODY) && config.claim_gids.contains(NOBODY);
-    let all = config.inject == policy::Inject::All;
+    let config = PluginConfig::parse(text).unwrap_or_default();
+    let claimed = config.defaults.claims.all(|ids| ids.contains(NOBODY));
+    let all = config.inject == Inject::All;
     if all && claimed && facts.acting.is_some() {
         return f.note("65534 is missing, but inject = all gives it to containers");
     }
@@ -189,7 +191,7 @@ fn containerd(facts: &Facts) -> Finding {
     if c.supervised {
         f.note("under supervise");
     }
-    let runtime = policy::Runtime::new("containerd", version, &c.nri);
+    let runtime = RuntimeFeatures::new("containerd", version, &c.nri);
     match (runtime.takes_namespaces, runtime.tells_user) {
         _ if facts.needs_nothing() => {}
         (true, true) => f.note("namespaces can be adjusted"),
@@ -286,8 +288,8 @@ fn plugin(facts: &Facts) -> Finding {
         }
     }
     let (path, text) = &facts.drop_in;
-    let is_before = |least| matches!(&c.version, Some(Ok(v)) if policy::major_minor(v).is_some_and(|v| v < least));
-    match policy::Config::parse(text) {
+    let is_before = |least| matches!(&c.version, Some(Ok(v)) if major_minor(v).is_some_and(|v| v < least));
+    match PluginConfig::parse(text) {
         Err(e) => f.problem(&format!("{path}: {e}"), &[&format!("cat -n {}", shell(path))]),
         Ok(config) if !config.images.is_empty() && is_before((2, 4)) => f.warn(
             "image lines have no effect: this containerd does not tell a container's image (2.4)",
@@ -341,7 +343,7 @@ fn runtime(facts: &Facts) -> Finding {
     };
     f.note(&format!("{name} {version}"));
     // crun: 1.8.1 was seen to join a namespace and take its map.
-    match (name.as_str(), policy::major_minor(version)) {
+    match (name.as_str(), major_minor(version)) {
         ("runc", Some(v)) if v < (1, 2) => f.problem("takes no map from a namespace that it joins (1.2)", &[NEWER]),
         ("crun", Some(v)) if v < (1, 8) => f.warn("older than what was tried (1.8)", &["crun --version"]),
         ("runc" | "crun", Some(_)) => f.note("takes the map of a namespace that it joins"),

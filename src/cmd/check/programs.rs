@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::config::{self, Config};
 use crate::map::cut;
-use crate::pod::policy::ANNOTATION;
+use crate::pod::config::ANNOTATION;
 use crate::pod::presence;
 use crate::sys::pipe;
 
