@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use crate::map::printable;
 use crate::sys::poll::{self, Watch};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -53,7 +54,6 @@ impl Level {
 /// Whom a message is about.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subject<'a> {
-    /// The pod's name.
     pub pod: &'a str,
     /// Its Kubernetes namespace.
     pub namespace: &'a str,
@@ -87,7 +87,6 @@ struct Bucket {
     left_out: u32,
 }
 
-/// The log.
 pub struct Journal {
     level: Level,
     socket: Option<UnixDatagram>,
@@ -104,12 +103,10 @@ impl Journal {
         Journal { level, socket, buckets: RefCell::new([empty; BUCKETS]), hasher: RandomState::new() }
     }
 
-    /// The level.
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// Changes the level.
     pub fn set_level(&mut self, level: Level) {
         self.level = level;
     }
@@ -151,11 +148,7 @@ impl Journal {
     }
 
     fn write(&self, level: Level, subject: Option<&Subject>, message: &str) {
-        let mut end = message.len().min(MAX_MESSAGE);
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        let message = &message[..end];
+        let message = shortened(message);
         let sent = match &self.socket {
             Some(socket) => socket.send_to(&entry(level, subject, message), SOCKET).map(drop),
             None => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
@@ -211,15 +204,13 @@ fn line(level: Level, subject: Option<&Subject>, message: &str) -> String {
         Some(s) => format!("{s}: {message}"),
         None => message.to_owned(),
     };
-    let mut out = format!("uid-nri-plugin: {}: ", level.name());
-    for c in text.chars() {
-        if out.len() >= MAX_MESSAGE {
-            break;
-        }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out.push('\n');
-    out
+    let line = format!("uid-nri-plugin: {}: {}", level.name(), printable(&text));
+    format!("{}\n", shortened(&line))
+}
+
+fn shortened(text: &str) -> &str {
+    let end = (0..=text.len().min(MAX_MESSAGE)).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

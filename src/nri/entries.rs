@@ -18,7 +18,6 @@ pub fn parse<M: Message>(bytes: &[u8]) -> protobuf::Result<M> {
     M::parse_from_bytes(bytes)
 }
 
-/// One more entry.
 pub fn count() -> protobuf::Result<()> {
     let left = LEFT.get().checked_sub(1).ok_or_else(|| std::io::Error::other("more than 16384 entries"))?;
     LEFT.set(left);

@@ -1,10 +1,11 @@
 //! NRI's multiplexer: two channels on one socket, in chunks `channel u32 BE | length u32 BE | bytes`.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::ttrpc::{self, Decoder, Frame, be32};
+use super::ttrpc::{self, Decoder, Frame, be32, take};
 use crate::sys::socket;
 
 const HEADER: usize = 8;
@@ -25,12 +26,11 @@ pub enum Channel {
     Runtime = 2,
 }
 
-/// The socket and what has been read of it.
 pub struct Trunk {
     socket: UnixStream,
     buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
+    /// What of the buffer has been read and not used.
+    unused: Range<usize>,
     /// The current chunk: its header so far, then how many of its bytes are still to come.
     header: Vec<u8>,
     left: u32,
@@ -47,8 +47,7 @@ impl Trunk {
         Ok(Trunk {
             socket,
             buffer: vec![0; 16 * 1024].into(),
-            start: 0,
-            end: 0,
+            unused: 0..0,
             header: Vec::with_capacity(HEADER),
             left: 0,
             plugin: Decoder::default(),
@@ -62,7 +61,7 @@ impl Trunk {
     /// Between frames the wait has no bound, in the middle of one it has.
     pub fn next(&mut self) -> Result<Option<(Channel, Frame)>, String> {
         loop {
-            while self.start < self.end {
+            while !self.unused.is_empty() {
                 if let Some(frame) = self.step() {
                     return Ok(Some(frame));
                 }
@@ -72,7 +71,7 @@ impl Trunk {
             match self.socket.read(&mut self.buffer) {
                 Ok(0) if between => return Ok(None),
                 Ok(0) => return Err("the runtime closed the connection in the middle of a frame".into()),
-                Ok(n) => (self.start, self.end) = (0, n),
+                Ok(n) => self.unused = 0..n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset && between => return Ok(None),
                 Err(e) => return Err(failed(e)),
@@ -93,52 +92,42 @@ impl Trunk {
         let begun = Instant::now();
         let set = self.socket.set_read_timeout(Some(LONGEST)).and_then(|()| socket::set_low_water(&self.socket, 1));
         while set.is_ok() && begun.elapsed() < LONGEST {
-            match self.socket.read(&mut self.buffer) {
-                Ok(n) if n > 0 => {}
-                _ => break,
+            if !self.socket.read(&mut self.buffer).is_ok_and(|n| n > 0) {
+                break;
             }
         }
     }
 
-    /// Uses some of the buffer; a frame if that made one whole.
+    /// Uses some of what has been read; a frame if that made one whole.
     fn step(&mut self) -> Option<(Channel, Frame)> {
-        let mut input = &self.buffer[self.start..self.end];
+        let mut input = &self.buffer[self.unused.clone()];
+        let length = input.len();
+        let mut frame = None;
         if self.header.len() < HEADER {
-            let n = input.len().min(HEADER - self.header.len());
-            self.header.extend_from_slice(&input[..n]);
-            self.start += n;
+            self.header.extend_from_slice(take(&mut input, HEADER - self.header.len()));
             if self.header.len() == HEADER {
                 self.left = be32(&self.header[4..]);
-                if self.left == 0 {
-                    self.header.clear();
+            }
+        } else {
+            let here = length.min(self.left as usize);
+            let mut chunk = &input[..here];
+            frame = match be32(&self.header) {
+                1 => self.plugin.feed(&mut chunk).map(|frame| (Channel::Plugin, frame)),
+                2 => self.runtime.feed(&mut chunk).map(|frame| (Channel::Runtime, frame)),
+                // A channel of a later protocol: nothing that we could answer.
+                _ => {
+                    chunk = &[];
+                    None
                 }
-            }
-            return None;
+            };
+            input = &input[here - chunk.len()..];
+            self.left -= (here - chunk.len()) as u32;
         }
-        let n = input.len().min(self.left as usize);
-        input = &input[..n];
-        let (channel, decoder) = match be32(&self.header) {
-            1 => (Channel::Plugin, &mut self.plugin),
-            2 => (Channel::Runtime, &mut self.runtime),
-            // A channel of a later protocol: nothing that we could answer.
-            _ => {
-                self.used(n);
-                return None;
-            }
-        };
-        let frame = decoder.feed(&mut input);
-        let used = n - input.len();
-        self.used(used);
-        frame.map(|frame| (channel, frame))
-    }
-
-    /// Notes that `n` bytes of the current chunk are done.
-    fn used(&mut self, n: usize) {
-        self.start += n;
-        self.left -= n as u32;
-        if self.left == 0 {
+        if self.header.len() == HEADER && self.left == 0 {
             self.header.clear();
         }
+        self.unused.start += length - input.len();
+        frame
     }
 
     /// Between frames the wait has no bound, and is for enough to begin with. In the middle of one it is bounded, and for

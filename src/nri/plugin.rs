@@ -10,7 +10,7 @@ use super::proto::nri::{
     ConfigureRequest, CreateContainerRequest, CreateContainerResponse, PodSandbox, RunningContainer, SynchronizeRequest,
 };
 use super::say;
-use super::ttrpc::{Code, Failure};
+use super::ttrpc::{Code, Status, failure};
 use crate::journal::{Journal, Level, Subject};
 use crate::map::assign::Assignment;
 use crate::map::kind::{Both, Kind};
@@ -34,7 +34,10 @@ mod event {
 
 pub struct Plugin {
     pub journal: Journal,
-    config_files: ConfigFiles,
+    /// The configuration that must be there, and counts instead of what the runtime hands over.
+    config_file: Option<PathBuf>,
+    /// Else the first of these that is there: the runtime hands its drop-in only to plugins that it launches.
+    drop_ins: Vec<PathBuf>,
     log_level: Option<Level>,
     run: Option<RunDir>,
     standby: bool,
@@ -48,15 +51,6 @@ pub struct Plugin {
     pub runtime: Option<u32>,
 }
 
-/// Where the configuration is, apart from what the runtime hands over.
-#[derive(Default)]
-pub struct ConfigFiles {
-    /// Must be there, and counts instead of what is handed over.
-    pub named: Option<PathBuf>,
-    /// The first of these that is there counts: the runtime hands its drop-in only to plugins that it launches.
-    pub drop_ins: Vec<PathBuf>,
-}
-
 /// What a Configure settles.
 struct State {
     config: PluginConfig,
@@ -67,10 +61,11 @@ struct State {
 
 impl Plugin {
     /// `log_level` goes before the configuration's.
-    pub fn new(config_files: ConfigFiles, log_level: Option<Level>) -> Plugin {
+    pub fn new(config_file: Option<PathBuf>, drop_ins: Vec<PathBuf>, log_level: Option<Level>) -> Plugin {
         Plugin {
             journal: Journal::new(log_level.unwrap_or(Level::Info)),
-            config_files,
+            config_file,
+            drop_ins,
             log_level,
             run: None,
             standby: false,
@@ -96,16 +91,16 @@ impl Plugin {
     }
 
     /// Takes the configuration and what the runtime says of itself. Returns the events to subscribe to.
-    pub fn configure(&mut self, request: &ConfigureRequest) -> Result<i32, Failure> {
-        self.try_configure(request).map_err(|why| Failure::new(Code::InvalidArgument, format!("uid-mapper: {why}")))
+    pub fn configure(&mut self, request: &ConfigureRequest) -> Result<i32, Status> {
+        self.try_configure(request).map_err(|why| failure(Code::InvalidArgument, format!("uid-mapper: {why}")))
     }
 
     fn try_configure(&mut self, request: &ConfigureRequest) -> Result<i32, String> {
         // A Synchronize that the last connection did not finish.
         self.known.clear();
         self.untold = false;
-        let ConfigFiles { named, drop_ins } = &self.config_files;
-        let config = match named.as_ref().or_else(|| drop_ins.iter().find(|path| path.exists())) {
+        let drop_in = || self.drop_ins.iter().find(|path| path.exists());
+        let config = match self.config_file.as_ref().or_else(drop_in) {
             Some(path) => {
                 let text = fs::read_to_string(path).doing(format_args!("read {}", path.display()))?;
                 PluginConfig::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?
@@ -194,8 +189,7 @@ impl Plugin {
         }
     }
 
-    /// A container is about to be created: what to change in it.
-    pub fn create(&mut self, request: &CreateContainerRequest) -> Result<CreateContainerResponse, Failure> {
+    pub fn create(&mut self, request: &CreateContainerRequest) -> Result<CreateContainerResponse, Status> {
         let State { config, node, features, home } = self.state.as_ref().ok_or_else(not_configured)?;
         let unchanged = Ok(CreateContainerResponse::default());
         if needs_nothing(node) {
@@ -236,17 +230,17 @@ impl Plugin {
         request: &CreateContainerRequest,
         who: &Subject,
         maps: &Both<Assignment>,
-    ) -> Result<CreateContainerResponse, Failure> {
+    ) -> Result<CreateContainerResponse, Status> {
         let (Some(State { home, .. }), Some(run)) = (&self.state, &self.run) else { return Err(not_configured()) };
         let pod = run.pod(&request.pod.id)?;
         let pinned = userns::pinned(&pod, &Both::new(|kind| maps.of(kind).map.clone()))?;
         let (mut binds, mut new_network) = (Vec::new(), None);
         for foreign in adjust::foreign_mounts(&request.container) {
-            let instance = podfs::instance(&pod, home, foreign.fs, foreign.namespace)?;
-            if instance.made && foreign.fs == PodFs::Sysfs {
+            let (source, made) = podfs::instance(&pod, home, foreign.fs, foreign.namespace)?;
+            if made && foreign.fs == PodFs::Sysfs {
                 new_network = foreign.namespace;
             }
-            binds.push((foreign, instance.path));
+            binds.push((foreign, source));
         }
         // For a pod that is older than this plugin; others had it when they started.
         self.allow_ping(&request.pod, new_network);
@@ -316,16 +310,16 @@ fn subject<'a>(pod: &'a PodSandbox, container: &'a str) -> Subject<'a> {
     Subject { pod: &pod.name, namespace: &pod.namespace, container }
 }
 
-fn refusal(why: impl Display) -> Failure {
-    Failure::new(Code::FailedPrecondition, format!("uid-mapper: {why}"))
+fn refusal(why: impl Display) -> Status {
+    failure(Code::FailedPrecondition, format!("uid-mapper: {why}"))
 }
 
-fn not_configured() -> Failure {
+fn not_configured() -> Status {
     refusal("not configured yet")
 }
 
-impl From<pod::Error> for Failure {
-    fn from(e: pod::Error) -> Failure {
-        Failure::new(Code::Internal, format!("uid-mapper: {e}"))
+impl From<pod::Error> for Status {
+    fn from(e: pod::Error) -> Status {
+        failure(Code::Internal, format!("uid-mapper: {e}"))
     }
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::plugin::{ConfigFiles, Plugin};
+use super::plugin::Plugin;
 use super::proto::nri::RegisterPluginRequest;
 use super::session::{self, Error};
 use crate::journal::Level;
+use crate::pod::Context;
 use crate::sys::{process, socket};
 
 #[derive(Debug, PartialEq, Eq)]
@@ -46,8 +47,7 @@ fn launched(options: Options, fd: &str) -> Result<(), String> {
     let or_given = |name, given| env::var(name).unwrap_or(given);
     let name = or_given("NRI_PLUGIN_NAME", options.name);
     let registration = registration(name, or_given("NRI_PLUGIN_IDX", options.index));
-    let files = ConfigFiles { named: options.config, ..Default::default() };
-    let mut plugin = Plugin::new(files, options.log_level);
+    let mut plugin = Plugin::new(options.config, Vec::new(), options.log_level);
     let end = session::run(socket, &registration, &mut plugin).map_err(|e| e.to_string());
     match &end {
         Ok(()) => plugin.journal.say(Level::Info, "the runtime closed the connection"),
@@ -62,11 +62,11 @@ fn external(options: Options) -> Result<(), String> {
     const PAUSE: Duration = Duration::from_millis(500);
     if let Some(path) = &options.config {
         // Said at once, not when there is a runtime.
-        File::open(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        File::open(path).doing(format_args!("read {}", path.display()))?;
     }
     let names = [format!("{}-{}", options.index, options.name), options.name.clone()];
     let drop_ins = names.map(|name| Path::new("/etc/nri/conf.d").join(format!("{name}.conf"))).into();
-    let mut plugin = Plugin::new(ConfigFiles { named: options.config, drop_ins }, options.log_level);
+    let mut plugin = Plugin::new(options.config, drop_ins, options.log_level);
     let registration = registration(options.name, options.index);
     // Else it would have the name of the link that it may have been started by.
     process::set_name(c"uid-mapper");

@@ -13,7 +13,7 @@ use super::proto::nri::{
     RegisterPluginRequest, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
 };
 use super::proto::ttrpc::{Request, Response};
-use super::ttrpc::{self, Code, Failure, Frame, MAX_BODY};
+use super::ttrpc::{self, Code, Frame, MAX_BODY, Status, failure};
 use crate::journal::Level;
 use crate::sys::socket;
 
@@ -44,7 +44,7 @@ pub fn run(socket: UnixStream, registration: &RegisterPluginRequest, plugin: &mu
     let mut session = Session {
         trunk: Trunk::new(socket).map_err(Error::Lost)?,
         plugin,
-        last_stream: None,
+        last_stream: 0,
         synchronized: false,
         over: None,
         last: None,
@@ -74,7 +74,7 @@ pub fn run(socket: UnixStream, registration: &RegisterPluginRequest, plugin: &mu
 struct Session<'a> {
     trunk: Trunk,
     plugin: &'a mut Plugin,
-    last_stream: Option<u32>,
+    last_stream: u32,
     /// Whether the runtime has told all pods: the last step of setting up.
     synchronized: bool,
     over: Option<Result<(), Error>>,
@@ -87,7 +87,7 @@ struct Session<'a> {
 /// Larger requests are not kept.
 const KEPT: usize = 64 * 1024;
 
-/// The runtime's answer to RegisterPlugin.
+/// Reads the answer to RegisterPlugin.
 fn registered(frame: Frame) -> Result<(), Error> {
     let refused = |why: &dyn fmt::Display| Error::Lasting(format!("the runtime refused the registration: {why}"));
     let body = frame.body.map_err(|length| refused(&format_args!("with a frame of {length} bytes")))?;
@@ -101,27 +101,23 @@ fn registered(frame: Frame) -> Result<(), Error> {
 impl Session<'_> {
     fn serve(&mut self, frame: Frame) -> Result<(), Error> {
         let stream = frame.stream;
-        let answer = self.check_stream(stream).and_then(|()| self.answer(frame));
-        let answer = ttrpc::response(stream, answer).map_err(Error::Lasting)?;
+        let answer = ttrpc::response(stream, self.answer(frame)).map_err(Error::Lasting)?;
         self.trunk.send(Channel::Plugin, &answer).map_err(Error::Lost)
     }
 
-    /// Streams that the other side opens are odd, and each is new (containerd/ttrpc, PROTOCOL.md).
-    fn check_stream(&mut self, stream: u32) -> Result<(), Failure> {
+    fn answer(&mut self, frame: Frame) -> Result<Vec<u8>, Status> {
+        // Streams that the other side opens are odd, and each is new (containerd/ttrpc, PROTOCOL.md).
+        let stream = frame.stream;
         if stream.is_multiple_of(2) {
             return Err(invalid(format_args!("stream {stream} is even")));
         }
-        if self.last_stream.is_some_and(|last| stream <= last) {
+        if stream <= self.last_stream {
             return Err(invalid(format_args!("stream {stream} is not after the last one")));
         }
-        self.last_stream = Some(stream);
-        Ok(())
-    }
-
-    fn answer(&mut self, frame: Frame) -> Result<Vec<u8>, Failure> {
+        self.last_stream = stream;
         let body = frame.body.map_err(|length| {
             let message = format!("a message of {length} bytes is over the limit of {MAX_BODY}");
-            Failure::new(Code::ResourceExhausted, message)
+            failure(Code::ResourceExhausted, message)
         })?;
         let request: Request = parse(&body)?;
         if request.service != PLUGIN_SERVICE {
@@ -132,7 +128,7 @@ impl Session<'_> {
         answer
     }
 
-    fn call(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn call(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Status> {
         match method {
             "Configure" => {
                 let configured = self.plugin.configure(&parse::<ConfigureRequest>(payload)?);
@@ -171,7 +167,7 @@ impl Session<'_> {
     }
 
     /// The events of api.proto that we subscribe to; others need no answer but an empty one.
-    fn pod_event(&mut self, event: i32, pod: &PodSandbox) -> Result<Vec<u8>, Failure> {
+    fn pod_event(&mut self, event: i32, pod: &PodSandbox) -> Result<Vec<u8>, Status> {
         match event {
             1 => self.plugin.pod_started(pod),
             3 => self.plugin.pod_removed(pod),
@@ -181,19 +177,19 @@ impl Session<'_> {
     }
 }
 
-fn parse<M: Message>(bytes: &[u8]) -> Result<M, Failure> {
+fn parse<M: Message>(bytes: &[u8]) -> Result<M, Status> {
     entries::parse(bytes).map_err(|e| invalid(format_args!("not a valid message: {e}")))
 }
 
-fn encode(message: &impl Message) -> Result<Vec<u8>, Failure> {
-    message.write_to_bytes().map_err(|e| Failure::new(Code::Internal, e.to_string()))
+fn encode(message: &impl Message) -> Result<Vec<u8>, Status> {
+    message.write_to_bytes().map_err(|e| failure(Code::Internal, e.to_string()))
 }
 
-fn invalid(why: fmt::Arguments) -> Failure {
-    Failure::new(Code::InvalidArgument, why.to_string())
+fn invalid(why: fmt::Arguments) -> Status {
+    failure(Code::InvalidArgument, why.to_string())
 }
 
-fn unimplemented(what: &str, name: &str) -> Failure {
+fn unimplemented(what: &str, name: &str) -> Status {
     let name: String = name.chars().take(100).collect();
-    Failure::new(Code::Unimplemented, format!("{what} {name:?} is not implemented"))
+    failure(Code::Unimplemented, format!("{what} {name:?} is not implemented"))
 }

@@ -2,7 +2,8 @@
 
 use protobuf::Message;
 
-use super::proto::ttrpc::{Request, Response, Status};
+pub use super::proto::ttrpc::Status;
+use super::proto::ttrpc::{Request, Response};
 
 /// Bytes before the body.
 pub const HEADER: usize = 10;
@@ -13,29 +14,19 @@ pub const REQUEST: u8 = 1;
 pub const RESPONSE: u8 = 2;
 
 /// The status codes of google.rpc.Code that we use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Code {
     InvalidArgument = 3,
-    /// A frame is over the limit.
     ResourceExhausted = 8,
     /// Cannot be done in this state; here: a container that may not be created.
     FailedPrecondition = 9,
     Unimplemented = 12,
-    /// A system call failed.
     Internal = 13,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    pub code: Code,
-    /// What the user sees.
-    pub message: String,
-}
-
-impl Failure {
-    pub fn new(code: Code, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into() }
-    }
+/// An error answer, with a text that the user sees.
+pub fn failure(code: Code, message: impl Into<String>) -> Status {
+    Status { code: code as i32, message: message.into(), ..Default::default() }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +91,7 @@ impl Decoder {
 }
 
 /// Splits off at most `most` bytes.
-fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
+pub fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
     let (head, tail) = input.split_at(most.min(input.len()));
     *input = tail;
     head
@@ -135,14 +126,11 @@ pub fn request(stream: u32, service: &str, method: &str, payload: &impl Message)
     frame(stream, REQUEST, &request)
 }
 
-pub fn response(stream: u32, answer: Result<Vec<u8>, Failure>) -> Result<Vec<u8>, String> {
+pub fn response(stream: u32, answer: Result<Vec<u8>, Status>) -> Result<Vec<u8>, String> {
     let mut response = Response::new();
     match answer {
         Ok(payload) => response.payload = payload,
-        Err(failure) => {
-            let status = Status { code: failure.code as i32, message: failure.message, ..Default::default() };
-            response.status = Some(status).into();
-        }
+        Err(status) => response.status = Some(status).into(),
     }
     frame(stream, RESPONSE, &response)
 }
@@ -217,7 +205,7 @@ mod tests {
 
     #[test]
     fn answers_parse_back() {
-        let bytes = response(9, Err(Failure::new(Code::Unimplemented, "no"))).unwrap();
+        let bytes = response(9, Err(failure(Code::Unimplemented, "no"))).unwrap();
         let frame = frames(&mut Decoder::default(), &bytes).remove(0);
         let response = Response::parse_from_bytes(&frame.body.unwrap()).unwrap();
         assert_eq!((frame.stream, frame.kind), (9, RESPONSE));
@@ -226,7 +214,7 @@ mod tests {
         assert_eq!(Response::parse_from_bytes(&bytes[HEADER..]).unwrap().payload, b"payload");
     }
 
-    fn response_of(answer: Result<Vec<u8>, Failure>) -> Vec<u8> {
+    fn response_of(answer: Result<Vec<u8>, Status>) -> Vec<u8> {
         response(1, answer).unwrap()
     }
 }

@@ -93,21 +93,24 @@ impl PluginConfig {
 
     /// What the line that counts for an image says.
     pub fn of_image(&self, image: &ImageNames) -> Option<&Overrides> {
-        self.images.iter().find(|(pattern, _)| image.are(pattern)).map(|(_, overrides)| overrides)
+        self.images.iter().find(|(pattern, _)| image.matches(pattern)).map(|(_, overrides)| overrides)
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "inject" => {
-                let choices = [("needed", Inject::Needed), ("all", Inject::All), ("annotated", Inject::Annotated)];
-                self.inject = choice(key, value, &choices)?;
+                self.inject = match choice(key, value, "needed, all, annotated")? {
+                    0 => Inject::Needed,
+                    1 => Inject::All,
+                    _ => Inject::Annotated,
+                };
             }
             "skip-namespaces" => {
                 let names = value.split([',', ' ']).filter(|name| !name.is_empty());
                 self.skip_namespaces = names.map(str::to_owned).collect();
             }
             "log-level" => self.log_level = Some(Level::parse(value)?),
-            "ping-group-range" => self.set_ping = choice(key, value, &[("node", true), ("keep", false)])?,
+            "ping-group-range" => self.set_ping = choice(key, value, "node, keep")? == 0,
             _ => self.defaults.set(key, value)?,
         }
         Ok(())
@@ -147,24 +150,25 @@ impl Overrides {
         let ids = || Ranges::parse(value).map_err(|e| format!("{key}: {e}"));
         match key {
             "inject" => {
-                let choices = [("auto", PodInject::Auto), ("always", PodInject::Always), ("never", PodInject::Never)];
-                self.inject = choice(key, value, &choices)?;
+                self.inject = match choice(key, value, "auto, always, never")? {
+                    0 => PodInject::Auto,
+                    1 => PodInject::Always,
+                    _ => PodInject::Never,
+                };
             }
             "claim-uids" => self.claims.uids = ids()?,
             "claim-gids" => self.claims.gids = ids()?,
-            "collisions" => self.refuse_collisions = Some(choice(key, value, &[("allow", false), ("refuse", true)])?),
+            "collisions" => self.refuse_collisions = Some(choice(key, value, "allow, refuse")? == 1),
             _ => return Err(format!("unknown key {:?}", cut(key))),
         }
         Ok(())
     }
 }
 
-fn choice<T: Copy>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let found = choices.iter().find(|(name, _)| *name == value);
-    found.map(|(_, meant)| *meant).ok_or_else(|| {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        format!("{key} is {:?}, not one of {}", cut(value), names.join(", "))
-    })
+/// Which of the names the value is.
+fn choice(key: &str, value: &str, names: &str) -> Result<usize, String> {
+    let found = names.split(", ").position(|name| name == value);
+    found.ok_or_else(|| format!("{key} is {:?}, not one of {names}", cut(value)))
 }
 
 /// The annotation for one container, by NRI's scopes: the container's own, the pod's, the plain one.

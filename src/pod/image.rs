@@ -13,12 +13,12 @@ pub struct ImageNames<'a> {
 
 impl ImageNames<'_> {
     /// Whether a pattern is one of the digests, or matches the name, whole or without its tag or digest.
-    pub fn are(&self, pattern: &str) -> bool {
+    pub fn matches(&self, pattern: &str) -> bool {
         let name = self.name;
         // A colon before a slash is that of a port.
         let slash = name.rfind('/').unwrap_or(0);
         let repository = name[slash..].find([':', '@']).map_or(name, |end| &name[..slash + end]);
-        let is_named = !name.is_empty() && (matches(pattern, name) || matches(pattern, repository));
+        let is_named = !name.is_empty() && (glob(pattern, name) || glob(pattern, repository));
         is_named || self.digests.contains(&pattern)
     }
 }
@@ -39,7 +39,7 @@ pub fn in_full(pattern: &str) -> Result<String, String> {
 }
 
 /// Whether `*` in the pattern can stand for something so that it is the text; in time linear in both.
-fn matches(pattern: &str, text: &str) -> bool {
+fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let (parts, last) = rest.rsplit_once('*').unwrap_or(("", rest));
     let Some(mut text) = text.strip_prefix(first).and_then(|text| text.strip_suffix(last)) else { return false };

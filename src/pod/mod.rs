@@ -14,10 +14,9 @@ pub mod userns;
 use std::fmt;
 use std::io;
 
-/// A system call that failed.
 #[derive(Debug)]
 pub struct Error {
-    /// What was being done, and on what path.
+    /// The call, and its path.
     doing: String,
     pub cause: io::Error,
 }
@@ -37,7 +36,7 @@ impl From<Error> for String {
 pub type Result<T> = std::result::Result<T, Error>;
 
 pub trait Context<T> {
-    /// Says what was being done when it failed: "open the run folder /run/x".
+    /// Says what could not be done: "open the run folder /run/x".
     fn doing(self, what: fmt::Arguments) -> Result<T>;
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use super::rundir::PodDir;
+use super::rundir::{PodDir, or_there};
 use super::{Context, Result};
 use crate::map::pool::NodeIds;
 use crate::sys::ns::{Home, Kind};
@@ -25,7 +25,6 @@ pub enum PodFs {
 }
 
 impl PodFs {
-    /// By the type of a mount.
     pub fn of_type(name: &str) -> Option<PodFs> {
         [PodFs::Sysfs, PodFs::Mqueue, PodFs::Proc].into_iter().find(|fs| fs.facts().0.to_bytes() == name.as_bytes())
     }
@@ -45,23 +44,13 @@ impl PodFs {
     }
 }
 
-/// A mounted file system, to be bound into a container.
-pub struct Instance {
-    /// Its mount point.
-    pub path: String,
-    /// Whether it was mounted just now.
-    pub made: bool,
-}
-
-/// The instance that shows the namespace at `path` (None: the node's own), made if the pod has none yet.
-pub fn instance(pod: &PodDir, home: &Home, fs: PodFs, path: Option<&str>) -> Result<Instance> {
+/// The mount point of the instance that shows the namespace at `path` (None: the node's own), and whether it was made just
+/// now, since the pod had none yet.
+pub fn instance(pod: &PodDir, home: &Home, fs: PodFs, path: Option<&str>) -> Result<(String, bool)> {
     let shown = path.unwrap_or("of the node");
     let (fs_type, _, link, magic) = fs.facts();
-    let opened = match path {
-        Some(path) => file::open_namespace(path),
-        None => file::open_namespace(&format!("/proc/self/ns/{link}")),
-    };
-    let opened = opened.and_then(|fd| Ok((inode(&fd)?, fd)));
+    let opened =
+        file::open_namespace(path.unwrap_or(&format!("/proc/self/ns/{link}"))).and_then(|fd| Ok((inode(&fd)?, fd)));
     let (inode, there) = opened.doing(format_args!("open the pod's namespace {shown}"))?;
     // A sandbox keeps its namespaces for life; a debugging container may join the pid namespace of another container.
     let name = format!("{}-{inode}", fs_type.to_string_lossy());
@@ -75,13 +64,11 @@ pub fn instance(pod: &PodDir, home: &Home, fs: PodFs, path: Option<&str>) -> Res
             (PodFs::Proc, Some(path)) => proc_of(home, path, inode),
             (PodFs::Proc, None) => mount::fresh(fs_type, false),
         };
-        let mounted = match file::mkdir_at(pod.fd(), &name, 0o700) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-            _ => mount().and_then(|mounted| mount::attach(mounted, pod.fd(), &name)),
-        };
+        let folder = or_there(file::mkdir_at(pod.fd(), &name, 0o700));
+        let mounted = folder.and_then(|()| mount::attach(mount()?, pod.fd(), &name));
         mounted.doing(format_args!("mount {at} for namespace {shown}"))?;
     }
-    Ok(Instance { path: at, made })
+    Ok((at, made))
 }
 
 /// A copy of the proc that the process behind `/proc/PID/ns/pid` has mounted itself.

@@ -52,7 +52,6 @@ impl RunDir {
         Ok(self.held)
     }
 
-    /// Waits until this process is the one that acts.
     pub fn wait_lock(&mut self) -> Result<()> {
         lock::lock(&self.lock).doing(format_args!("lock {}", self.path))?;
         self.held = true;
@@ -64,7 +63,6 @@ impl RunDir {
         lock::holder(&self.lock).ok().flatten()
     }
 
-    /// The folder of a pod, made if needed.
     pub fn pod(&self, id: &str) -> Result<PodDir> {
         let path = format!("{}/pods/{id}", self.path);
         let fd = is_plain_name(id).and_then(|()| make_or_open(self.pods.as_fd(), id));
@@ -113,12 +111,10 @@ impl RunDir {
 }
 
 impl PodDir {
-    /// The descriptor that everything in it is reached by.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// The path of something in it, for the runtime and for messages.
     pub fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.path)
     }
@@ -146,10 +142,13 @@ pub fn is_plain_name(name: &str) -> io::Result<()> {
 }
 
 fn make_or_open(dir: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
-    match file::mkdir_at(dir, name, 0o700) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => file::open_dir_at(dir, name),
-    }
+    or_there(file::mkdir_at(dir, name, 0o700))?;
+    file::open_dir_at(dir, name)
+}
+
+/// What was made just now, or was there before.
+pub fn or_there(made: io::Result<()>) -> io::Result<()> {
+    made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
 }
 
 fn names(dir: BorrowedFd) -> io::Result<Vec<String>> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
-use super::rundir::PodDir;
+use super::rundir::{PodDir, or_there};
 use super::{Context, Result};
 use crate::map::idmap::IdMap;
 use crate::map::kind::{Both, Kind};
@@ -54,10 +54,8 @@ fn find(pod: &PodDir, name: &str, text: &str) -> io::Result<Option<bool>> {
 }
 
 fn pin_on(pod: &PodDir, name: &str, namespace: OwnedFd) -> io::Result<()> {
-    match file::create_new_at(pod.fd(), name) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => mount::attach(namespace, pod.fd(), name),
-    }
+    or_there(file::create_new_at(pod.fd(), name).map(drop))?;
+    mount::attach(namespace, pod.fd(), name)
 }
 
 /// Makes a namespace; what is returned is its file as a detached mount, and the only thing that keeps it.
@@ -67,13 +65,8 @@ fn make(maps: &Both<IdMap>) -> Result<OwnedFd> {
     mount::clone_tree(&path).doing(format_args!("make a detached mount of {path}"))
 }
 
-/// Makes a namespace with these maps, and lets it go: whether that can be done here.
-pub fn try_one(maps: &Both<IdMap>) -> Result<()> {
-    held(maps).map(drop)
-}
-
 /// Makes a namespace that lasts as long as what is returned.
-fn held(maps: &Both<IdMap>) -> Result<ns::Holder> {
+pub fn held(maps: &Both<IdMap>) -> Result<ns::Holder> {
     let holder = ns::Holder::new().doing(format_args!("make a user namespace (see user.max_user_namespaces)"))?;
     for kind in Kind::BOTH {
         let text = maps.of(kind).to_string();

@@ -182,7 +182,7 @@ fn try_namespace(node: &Both<NodeIds>) -> Result<(), (i32, String)> {
     let maps = Both::try_new(|kind| {
         assign(node.of(kind), &none).map(|assigned| assigned.map).map_err(|e| (0, e.to_string()))
     })?;
-    userns::try_one(&maps).map_err(|e| (e.cause.raw_os_error().unwrap_or(0), e.to_string()))
+    userns::held(&maps).map(drop).map_err(|e| (e.cause.raw_os_error().unwrap_or(0), e.to_string()))
 }
 
 fn count_pinned(run: &str) -> u64 {
