@@ -75,15 +75,17 @@ fn overrides(
     features: &RuntimeFeatures,
     c: &Candidate,
 ) -> Result<Overrides, NoNamespace> {
-    let skipped = config.skip_namespaces.iter().any(|name| name == c.namespace);
-    let untouched = [
-        (c.privileged, "it is privileged"),
-        (c.user_namespace, "it has a user namespace already"),
-        (c.host_network, "it uses the node's network"),
-        (skipped, "its Kubernetes namespace is in skip-namespaces"),
-    ];
-    if let Some((_, why)) = untouched.iter().find(|(is_so, _)| *is_so) {
-        return Err(Leave(why));
+    if c.privileged {
+        return Err(Leave("it is privileged"));
+    }
+    if c.user_namespace {
+        return Err(Leave("it has a user namespace already"));
+    }
+    if c.host_network {
+        return Err(Leave("it uses the node's network"));
+    }
+    if config.skip_namespaces.iter().any(|name| name == c.namespace) {
+        return Err(Leave("its Kubernetes namespace is in skip-namespaces"));
     }
     let (annotation, line) = (config::annotation(c.annotations, c.name), config.of_image(&c.image));
     let mut overrides = line.cloned().unwrap_or_default();
