@@ -1,6 +1,5 @@
 //! An NRI plugin that lets pods use any user id in a rootless Kubernetes node with few subordinate ids.
 
-mod args;
 mod cmd;
 mod journal;
 mod map;
@@ -16,9 +15,9 @@ use std::process::ExitCode;
 
 use lexopt::Parser;
 
-use args::Asked;
 use cmd::{check, explain, inspect, plan, show};
 use map::printable;
+use nri::options::{self, Asked};
 use supervise::options as becoming;
 
 /// What this program can be, besides the plugin.
@@ -142,10 +141,10 @@ fn print(text: &str) -> Result<(), String> {
 /// The plugin, which has no name among the modes: containerd starts it without options.
 fn plugin(argv0: &OsStr, parser: Parser) -> Result<Outcome, Failure> {
     let say = |text| Ok(Outcome::Said(0, text));
-    match args::parse(argv0, parser).map_err(Failure::WrongOptions)? {
+    match options::parse(argv0, parser).map_err(Failure::WrongOptions)? {
         Asked::Help => {
             let modes = MODES.iter().map(|mode| format!("  {:<10} {}\n", mode.name, mode.summary)).collect::<String>();
-            say(args::HELP.replace("{modes}\n", &modes))
+            say(options::HELP.replace("{modes}\n", &modes))
         }
         Asked::Version => say(concat!("uid-nri-plugin ", env!("CARGO_PKG_VERSION"), "\n").to_owned()),
         Asked::Plugin(options) => nri::run(options).map(|()| Outcome::Said(0, String::new())).map_err(Failure::Failed),

@@ -3,6 +3,7 @@
 mod adjust;
 mod entries;
 mod mux;
+pub mod options;
 mod plugin;
 mod run;
 mod say;

@@ -512,7 +512,7 @@ image x/y:1 claim-uids=200000,4000000,5000000 claim-gids=10001,20002,73000,20000
 # sha256:00 has no ids to claim
 ";
         assert_eq!(config(&plan), expected);
-        assert_eq!(crate::pod::config::Config::parse(expected).unwrap().images.len(), 2);
+        assert_eq!(crate::pod::config::PluginConfig::parse(expected).unwrap().images.len(), 2);
     }
 
     #[test]

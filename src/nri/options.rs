@@ -5,8 +5,8 @@ use std::path::Path;
 
 use lexopt::prelude::*;
 
+use super::Options;
 use crate::journal::Level;
-use crate::nri::Options;
 
 /// What `--help` prints; the modes are filled in.
 pub const HELP: &str = "\
