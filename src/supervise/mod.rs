@@ -206,3 +206,9 @@ fn leave_control_group() {
         }
     }
 }
+
+/// How many instructions the filter of a node has, for fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn filter_length(node: &Node) -> usize {
+    filter::program(&node.uids, &node.gids, &calls::HERE).len()
+}
