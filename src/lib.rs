@@ -99,12 +99,12 @@ const MODES: [Mode; 7] = [
     },
 ];
 
-fn run<O>(
+fn run<O, E: ToString>(
     parser: Parser,
-    parse: fn(Parser) -> Result<Option<O>, String>,
+    parse: fn(Parser) -> Result<Option<O>, E>,
     work: fn(O) -> Result<(u8, String), String>,
 ) -> Result<Outcome, Failure> {
-    match parse(parser).map_err(Failure::WrongOptions)? {
+    match parse(parser).map_err(|e| Failure::WrongOptions(e.to_string()))? {
         None => Ok(Outcome::Help),
         Some(options) => work(options).map(|(status, text)| Outcome::Said(status, text)).map_err(Failure::Failed),
     }

@@ -5,11 +5,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use super::check::programs::names;
-use super::json::{Value, or_null, quote};
-use super::picture::{bars, paragraph, span};
-use super::source::{Maps, heading, pid, proc_map, put, read};
+use super::json::{Value, object};
+use super::picture::bars;
+use super::source::{heading, kinds, map_of, pid, proc_maps, read};
+use super::text::{paragraph, put, span};
 use crate::map::chain::bands;
 use crate::map::idmap::{Extent, IdMap};
+use crate::map::kind::{Both, Kind};
 use crate::map::ranges::Ranges;
 use crate::map::{cut, printable};
 use crate::pod::config::ANNOTATION;
@@ -23,10 +25,8 @@ pub const STATE: &str = "/run/containerd/io.containerd.runtime.v2.task";
 /// More than any runtime configuration, in bytes.
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
 
-/// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// Its whole id.
     pub id: String,
     /// The containerd namespace that it is in.
     pub namespace: String,
@@ -38,18 +38,16 @@ pub struct Container {
     pub own: Option<String>,
     /// ociVersion of its configuration.
     pub version: String,
-    /// Its users as our ids.
-    pub uids: IdMap,
-    /// Its groups as our ids.
-    pub gids: IdMap,
-    /// Ids that did not get the slot of the rule, as the plugin noted.
-    pub collisions: Vec<Collision>,
+    /// Its ids as our ids.
+    pub maps: Both<IdMap>,
+    /// Ids that did not get the slot of the rule.
+    pub noted: Vec<Noted>,
 }
 
-/// One entry of the plugin's note.
+/// A collision, as the plugin noted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collision {
-    kind: &'static str,
+pub struct Noted {
+    kind: Kind,
     id: u64,
     slot: u64,
     held_by: Option<u64>,
@@ -73,11 +71,9 @@ pub fn find(state: &str, id: &str) -> Result<Container, String> {
 
 /// Those that run with a user namespace of their own, by their names.
 pub fn all(state: &str) -> Result<Vec<Container>, String> {
-    let mut all: Vec<Container> = Vec::new();
-    for c in bundles(state)?.into_iter().filter_map(|bundle| load(state, bundle).ok()).filter(|c| c.own.is_some()) {
-        let at = all.iter().position(|other| other.names > c.names).unwrap_or(all.len());
-        all.insert(at, c);
-    }
+    let loaded = bundles(state)?.into_iter().filter_map(|bundle| load(state, bundle).ok());
+    let mut all: Vec<Container> = loaded.filter(|c| c.own.is_some()).collect();
+    all.sort_by(|a, b| a.names.cmp(&b.names));
     Ok(all)
 }
 
@@ -93,19 +89,19 @@ fn load(state: &str, (namespace, id): (String, String)) -> Result<Container, Str
     if !belongs(&proc, &id, &dir) {
         return Err(format!("container {id} does not run: process {pid} is another one's"));
     }
-    let (mut uids, mut gids) = (proc_map(&proc, "uid_map")?, proc_map(&proc, "gid_map")?);
+    let mut maps = proc_maps(&proc)?;
     let namespaces = config.at(&["linux", "namespaces"]).map_or(&[][..], Value::list);
     let user = namespaces.iter().find(|n| n.get("type").and_then(Value::text) == Some("user"));
     let path = user.and_then(|n| n.get("path")?.text()).map_or(format!("/proc/{pid}/ns/user"), str::to_owned);
     let own = (!shares_ours(&proc, "user")).then_some(path);
     if own.is_none() {
         // A process of our own namespace shows us the ids around the node instead.
-        (uids, gids) = (identity(&uids), identity(&gids));
+        maps = Both { uids: identity(&maps.uids), gids: identity(&maps.gids) };
     }
     let version = config.get("ociVersion").and_then(Value::text).unwrap_or("1.0.0").to_owned();
     let name = |key| annotation(&config, &format!("io.kubernetes.cri.{key}")).unwrap_or_default().to_owned();
     let names = ["sandbox-namespace", "sandbox-name", "container-name"].map(name);
-    Ok(Container { collisions: collisions(&config), id, namespace, names, pid, own, version, uids, gids })
+    Ok(Container { noted: noted(&config), id, namespace, names, pid, own, version, maps })
 }
 
 fn identity(map: &IdMap) -> IdMap {
@@ -137,11 +133,11 @@ fn belongs(proc: &str, id: &str, bundle: &str) -> bool {
 }
 
 /// What the plugin wrote to the annotation; what is not as it writes is left out.
-fn collisions(config: &Value) -> Vec<Collision> {
+fn noted(config: &Value) -> Vec<Noted> {
     let list = annotation(config, &format!("{ANNOTATION}/collisions")).and_then(|text| Value::parse(text).ok());
     let entry = |v: &Value| {
-        Some(Collision {
-            kind: if v.get("type")?.text()? == "gid" { "gid" } else { "uid" },
+        Some(Noted {
+            kind: if v.get("type")?.text()? == "gid" { Kind::Gid } else { Kind::Uid },
             id: v.get("id")?.number()?,
             slot: v.get("slot")?.number()?,
             held_by: v.get("heldBy").and_then(Value::number),
@@ -151,18 +147,18 @@ fn collisions(config: &Value) -> Vec<Collision> {
     list.as_ref().map_or(&[][..], Value::list).iter().filter_map(entry).collect()
 }
 
-impl Collision {
+impl Noted {
     fn words(&self) -> String {
-        let Collision { kind, id, slot, .. } = self;
+        let Noted { kind, id, slot, .. } = self;
         let why = self.held_by.map_or("no line is left in the map".into(), |held| format!("{held} holds it"));
         let end = self.moved_to.map_or("left out".into(), |to| format!("on slot {to} instead"));
         format!("{kind} {id} belongs on slot {slot}, but {why}: {end}")
     }
 
-    fn json(&self) -> String {
-        let Collision { kind, id, slot, held_by, moved_to } = self;
-        let (held_by, moved_to) = (or_null(*held_by), or_null(*moved_to));
-        format!("{{\"type\":\"{kind}\",\"id\":{id},\"slot\":{slot},\"heldBy\":{held_by},\"movedTo\":{moved_to}}}")
+    fn json(&self) -> Value {
+        let (held_by, moved_to) = (self.held_by, self.moved_to);
+        let kind = &self.kind.to_string();
+        object! { "type": kind, "id": self.id, "slot": self.slot, "heldBy": held_by, "movedTo": moved_to }
     }
 }
 
@@ -172,46 +168,52 @@ fn displaced(map: &IdMap, node: &IdMap) -> Ranges {
     Ranges::new(lost.map(|b| b.firsts[0]..=b.firsts[0] + (b.count - 1)).collect())
 }
 
-/// The container's map as text; the third of each of `kinds` is our own map.
-pub fn text(c: &Container, kinds: &[(&str, &IdMap, &IdMap)]) -> String {
-    let mut text = format!("container {}\nnamespace {}, process {}\n", cut_id(&c.id), c.namespace, c.pid);
+/// Ids that have another number in the node.
+fn claimed(map: &IdMap) -> impl Iterator<Item = &Extent> {
+    map.extents().iter().filter(|e| e.inside != e.outside)
+}
+
+/// The container's map as text, beside our own.
+pub fn text(c: &Container, node: &Both<IdMap>, gids_only: bool) -> String {
+    // An id of 64 hex digits whole; a longer name cut.
+    let id = c.id.get(..70).unwrap_or(&c.id);
+    let mut text = format!("container {id}\nnamespace {}, process {}\n", c.namespace, c.pid);
     if c.own.is_none() {
         return text + "it has no user namespace of its own: its ids are the node's (see show)\n";
     }
-    for (kind, map, node) in kinds {
-        put(&mut text, format_args!("\n{}\n{}", heading(kind), bars(map, "container", "node")));
-        let mut claimed = String::new();
-        for e in map.extents().iter().filter(|e| e.inside != e.outside) {
-            let comma = if claimed.is_empty() { "" } else { ", " };
-            put(&mut claimed, format_args!("{comma}{} on {}", span(e.inside, e.count), span(e.outside, e.count)));
-        }
+    for kind in kinds(gids_only, true, &[&c.maps, node]) {
+        let (map, node) = (map_of(&c.maps, *kind), map_of(node, *kind));
+        put(&mut text, format_args!("\n{}\n{}", heading(*kind), bars(map, "container", "node")));
+        let on = |e: &Extent| format!("{} on {}", span(e.inside, e.count), span(e.outside, e.count));
+        let claimed: Vec<String> = claimed(map).map(on).collect();
         if !claimed.is_empty() {
-            text += &paragraph("claimed  ", &claimed);
+            paragraph(&mut text, "claimed    ", &claimed.join(", "));
         }
-        let displaced = displaced(map, node).to_string().replace(',', ", ");
+        let displaced = displaced(map, node).listed(usize::MAX);
         if !displaced.is_empty() {
-            text += &paragraph("displaced", &(displaced + ": ids of the node that do not exist in it"));
+            paragraph(&mut text, "displaced  ", &(displaced + ": ids of the node that do not exist in it"));
         }
-        for collision in c.collisions.iter().filter(|c| c.kind == *kind || *kind == "id") {
-            text += &paragraph("collision", &collision.words());
+        for noted in c.noted.iter().filter(|noted| kind.is_none_or(|kind| noted.kind == kind)) {
+            paragraph(&mut text, "collision  ", &noted.words());
         }
     }
     text
 }
 
 /// The table of containers: one or two lines each, with the ids that have another number in it than in the node, and the
-/// node's ids that do not exist in it. `nodes` are our own maps.
-pub fn table(all: &[Container], nodes: &Maps) -> String {
+/// node's ids that do not exist in it. `node` has our own maps.
+pub fn table(all: &[Container], node: &Both<IdMap>) -> String {
     let mut rows = vec![["NAMESPACE", "POD", "CONTAINER", "MAP", "CLAIMED", "DISPLACED"].map(str::to_owned)];
     for c in all {
-        for (kind, map, node) in c.kinds(nodes, false, true) {
-            let claimed = map.extents().iter().filter(|e| e.inside != e.outside);
-            let claimed = Ranges::new(claimed.map(|e| e.inside..=e.inside + (e.count - 1)).collect());
+        for kind in kinds(false, true, &[&c.maps, node]) {
+            let map = map_of(&c.maps, *kind);
+            let claimed = Ranges::new(claimed(map).map(|e| e.inside..=e.inside + (e.count - 1)).collect());
+            let displaced = displaced(map, map_of(node, *kind));
             let [namespace, pod, name] = c.names.each_ref().map(|name| printable(name));
             // Elsewhere than in Kubernetes it has only its id.
             let name = if name.is_empty() { c.id.chars().take(12).collect() } else { name };
-            let kind = if kind == "id" { "both" } else { kind }.to_owned();
-            rows.push([namespace, pod, name, kind, claimed.to_string(), displaced(map, node).to_string()]);
+            let kind = kind.map_or("both".to_owned(), |kind| kind.to_string());
+            rows.push([namespace, pod, name, kind, claimed.to_string(), displaced.to_string()]);
         }
     }
     for row in &mut rows {
@@ -228,46 +230,21 @@ pub fn table(all: &[Container], nodes: &Maps) -> String {
     text
 }
 
-impl Container {
-    /// Its maps to show, with names, and beside them the node's: both, or one where they are equal and may be merged.
-    pub fn kinds<'a>(
-        &'a self,
-        node: &'a Maps,
-        gids_only: bool,
-        merge: bool,
-    ) -> Vec<(&'static str, &'a IdMap, &'a IdMap)> {
-        match (gids_only, merge && self.uids == self.gids && node.uids == node.gids) {
-            (true, _) => vec![("gid", &self.gids, &node.gids)],
-            (false, true) => vec![("id", &self.uids, &node.uids)],
-            (false, false) => vec![("uid", &self.uids, &node.uids), ("gid", &self.gids, &node.gids)],
-        }
+/// The same as `text`, of each kind.
+pub fn json(c: &Container, node: &Both<IdMap>, gids_only: bool) -> Value {
+    let mut members = vec![
+        ("id", Value::from(&c.id)),
+        ("namespace", (&c.namespace).into()),
+        ("pid", c.pid.into()),
+        ("ownNamespace", c.own.is_some().into()),
+    ];
+    members.extend(["podNamespace", "pod", "container"].into_iter().zip(c.names.iter().map(Value::from)));
+    for &kind in kinds(gids_only, false, &[]) {
+        let (map, node) = (map_of(&c.maps, kind), map_of(node, kind));
+        members.push((heading(kind), object! { "map": map, "displaced": &displaced(map, node) }));
     }
-}
-
-/// The same as JSON.
-pub fn json(c: &Container, kinds: &[(&str, &IdMap, &IdMap)]) -> String {
-    let (id, namespace, own) = (quote(&c.id), quote(&c.namespace), c.own.is_some());
-    let mut text = format!("{{\"id\":{id},\"namespace\":{namespace},\"pid\":{},\"ownNamespace\":{own}", c.pid);
-    for (key, name) in ["podNamespace", "pod", "container"].iter().zip(&c.names) {
-        put(&mut text, format_args!(",\"{key}\":{}", quote(name)));
-    }
-    for (kind, map, node) in kinds {
-        let displaced = ranges_json(&displaced(map, node));
-        put(&mut text, format_args!(",\"{kind}s\":{{\"map\":{},\"displaced\":{displaced}}}", map.oci()));
-    }
-    let collisions: Vec<String> = c.collisions.iter().map(Collision::json).collect();
-    format!("{text},\"collisions\":[{}]}}", collisions.join(","))
-}
-
-/// Ranges as a JSON list.
-pub fn ranges_json(ranges: &Ranges) -> String {
-    let one = |r: &std::ops::RangeInclusive<u32>| format!("{{\"first\":{},\"last\":{}}}", r.start(), r.end());
-    format!("[{}]", ranges.iter().map(one).collect::<Vec<_>>().join(","))
-}
-
-/// An id of 64 hex digits whole; a longer name cut.
-fn cut_id(id: &str) -> &str {
-    id.get(..70).unwrap_or(id)
+    members.push(("collisions", c.noted.iter().map(Noted::json).collect()));
+    Value::object(members)
 }
 
 #[cfg(test)]
@@ -279,11 +256,16 @@ pub mod tests {
         IdMap::parse(text).unwrap()
     }
 
+    fn node() -> Both<IdMap> {
+        let own = map("0 2937359488 2048");
+        Both { uids: own.clone(), gids: own }
+    }
+
     pub fn container() -> Container {
         let note = r#"[{"type":"gid","id":52044,"slot":848,"heldBy":50000,"movedTo":847},
             {"type":"uid","id":12049,"slot":1809,"heldBy":10001,"movedTo":null},
             {"type":"uid","id":7,"slot":3,"heldBy":null,"movedTo":null},{"more":3}]"#;
-        let annotations = format!("{{\"annotations\":{{\"{ANNOTATION}/collisions\":{}}}}}", quote(note));
+        let annotations = format!("{{\"annotations\":{{\"{ANNOTATION}/collisions\":{}}}}}", Value::from(note));
         Container {
             id: "0123456789abcdef".repeat(4),
             namespace: "k8s.io".into(),
@@ -291,18 +273,16 @@ pub mod tests {
             pid: 4242,
             own: Some("/run/uid-nri-plugin/pods/p/0.user".into()),
             version: "1.3.0".into(),
-            uids: map("0 0 1809\n1810 1810 234\n10001 1809 1\n65532 2044 4\n"),
-            gids: map("0 0 2048\n"),
-            collisions: collisions(&Value::parse(&annotations).unwrap()),
+            maps: Both { uids: map("0 0 1809\n1810 1810 234\n10001 1809 1\n65532 2044 4\n"), gids: map("0 0 2048\n") },
+            noted: noted(&Value::parse(&annotations).unwrap()),
         }
     }
 
     #[test]
     fn shows_what_is_claimed_and_displaced() {
-        let (c, node) = (container(), map("0 2937359488 2048"));
-        let kinds = [("uid", &c.uids, &node), ("gid", &c.gids, &node)];
+        let (c, node) = (container(), node());
         assert_eq!(
-            text(&c, &kinds),
+            text(&c, &node, false),
             "\
 container 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 namespace k8s.io, process 4242
@@ -325,7 +305,7 @@ collision  gid 52044 belongs on slot 848, but 50000 holds it: on slot 847
            instead
 "
         );
-        assert!(json(&c, &kinds[1..]).ends_with(
+        assert!(json(&c, &node, true).to_string().ends_with(
             "\"pid\":4242,\"ownNamespace\":true,\"podNamespace\":\"default\",\"pod\":\"user-20001\",\"container\":\"app\",\"gids\":{\"map\":[{\"containerID\":0,\"hostID\":0,\"size\":2048}],\"displaced\":[]},\
              \"collisions\":[{\"type\":\"gid\",\"id\":52044,\"slot\":848,\"heldBy\":50000,\"movedTo\":847},\
              {\"type\":\"uid\",\"id\":12049,\"slot\":1809,\"heldBy\":10001,\"movedTo\":null},\
@@ -333,15 +313,17 @@ collision  gid 52044 belongs on slot 848, but 50000 holds it: on slot 847
         ));
         let same = Container { own: None, ..c };
         assert!(
-            text(&same, &[]).ends_with("\nit has no user namespace of its own: its ids are the node's (see show)\n")
+            text(&same, &node, false)
+                .ends_with("\nit has no user namespace of its own: its ids are the node's (see show)\n")
         );
     }
 
     #[test]
     fn containers_are_listed() {
-        let own = map("0 2937359488 2048");
-        let node = Maps { uids: own.clone(), gids: own, outside: "", own: true };
-        let elsewhere = Container { names: Default::default(), gids: container().uids, ..container() };
+        let node = node();
+        let uids = container().maps.uids;
+        let maps = Both { uids: uids.clone(), gids: uids };
+        let elsewhere = Container { names: Default::default(), maps, ..container() };
         let hostile = Container { names: ["kube-system", "a\n\u{1b}[2J", "x"].map(str::to_owned), ..elsewhere.clone() };
         assert_eq!(
             table(&[container(), elsewhere, hostile], &node),

@@ -2,17 +2,17 @@
 
 use lexopt::prelude::*;
 
-use super::check;
-use super::json::or_null;
-use super::source::{self, Maps, Source, put};
+use super::json::object;
+use super::source::{Namespace, Whose, kinds, map_of};
+use super::text::put;
+use super::{check, json};
 use crate::map::MAX_ID;
-use crate::map::kind::Both;
+use crate::map::kind::Kind;
 use crate::map::pool::NodeIds;
 use crate::map::ranges::Ranges;
 use crate::pod::config::{Overrides, PluginConfig};
 use crate::pod::{presence, rundir};
 
-/// What `explain --help` prints.
 pub const HELP: &str = "\
 uid-nri-plugin explain: what becomes of an id on this node
 
@@ -45,53 +45,44 @@ const NOBODY: u32 = 65534;
 /// So many ids that share a slot are named.
 const NAMED: usize = 3;
 
-/// What was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     ids: Vec<u32>,
-    source: Source,
+    whose: Whose,
     json: bool,
 }
 
 /// Reads the options. None: help.
-pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
-    let text = |e: lexopt::Error| e.to_string();
-    let mut options = Options { ids: Vec::new(), source: Source::Here, json: false };
-    while let Some(argument) = parser.next().map_err(text)? {
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
+    let mut options = Options { ids: Vec::new(), whose: Whose::Ours, json: false };
+    while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
-            Long("pid" | "map") if options.source != Source::Here => {
-                return Err("only one --pid or --map can be explained".into());
-            }
-            Long("pid") => {
-                options.source = Source::Pid(source::pid(&source::word(&mut parser)?)?);
-            }
-            Long("map") => options.source = Source::File(parser.value().map_err(text)?),
+            Long("pid") => options.whose.set(true, &mut parser, "explained")?,
+            Long("map") => options.whose.set(false, &mut parser, "explained")?,
             Long("json") => options.json = true,
             Value(word) => {
-                let word = word.string().map_err(text)?;
+                let word = word.string()?;
                 if word.trim() == "4294967295" {
                     return Err("4294967295 is -1, which means \"no change\" to chown and setuid: it is no id".into());
                 }
-                let ids = Ranges::parse(&word)?;
-                options.ids.extend(ids.ids().take(MOST + 1));
+                options.ids.extend(Ranges::parse(&word)?.ids().take(MOST + 1));
             }
-            other => return Err(other.unexpected().to_string()),
+            other => return Err(other.unexpected()),
         }
     }
     match options.ids.len() {
         0 => Err("explain needs an id".into()),
-        n if n > MOST => Err(format!("at most {MOST} ids are explained at once; show --wrap has them all")),
+        n if n > MOST => Err(format!("at most {MOST} ids are explained at once; show --wrap has them all").into()),
         _ => Ok(Some(options)),
     }
 }
 
-/// Does it.
 pub fn run(options: Options) -> Result<(u8, String), String> {
-    let maps = Maps::read(&options.source)?;
-    let halves = maps.own.then(|| (rundir::acting(rundir::PATH), presence::supervise()));
-    let mut facts = facts(&maps, &options.ids, !options.json)?;
-    if maps.own {
+    let node = Namespace::read(&options.whose)?;
+    let halves = node.own.then(|| (rundir::acting(rundir::PATH), presence::supervise()));
+    let mut facts = facts(&node, &options.ids, !options.json)?;
+    if node.own {
         let config = PluginConfig::parse(&check::configuration()).unwrap_or_default();
         facts.iter_mut().for_each(|fact| fact.find_images(&config));
     }
@@ -102,9 +93,9 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
 type Halves = Option<(Option<u32>, Option<u32>)>;
 
 /// What the arithmetic says of an id.
-#[derive(Debug, PartialEq, Eq)]
 struct Fact {
-    kind: &'static str,
+    /// None: a user and a group.
+    kind: Option<Kind>,
     id: u32,
     native: bool,
     slot: u32,
@@ -116,11 +107,11 @@ struct Fact {
     images: Vec<String>,
 }
 
-fn facts(maps: &Maps, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
+fn facts(node: &Namespace, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
     let mut facts = Vec::new();
-    let kinds = maps.kinds(false, merge);
     for &id in ids {
-        for &(kind, map) in &kinds {
+        for &kind in kinds(false, merge, &[&node.maps]) {
+            let map = map_of(&node.maps, kind);
             let node = NodeIds::new(map).map_err(|e| e.to_string())?;
             let slot = node.place(id);
             let mut sharers = (0..1 << 16).filter(|other| *other != id && node.place(*other) == slot);
@@ -136,18 +127,22 @@ fn facts(maps: &Maps, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String> {
 }
 
 impl Fact {
+    fn kind(&self) -> String {
+        self.kind.map_or("id".to_owned(), |kind| kind.to_string())
+    }
+
     fn find_images(&mut self, config: &PluginConfig) {
         let claims = |overrides: &Overrides| {
-            let Both { uids, gids } = &overrides.claims;
-            self.kind != "gid" && uids.contains(self.id) || self.kind != "uid" && gids.contains(self.id)
+            self.kind != Some(Kind::Gid) && overrides.claims.uids.contains(self.id)
+                || self.kind != Some(Kind::Uid) && overrides.claims.gids.contains(self.id)
         };
         let claiming = config.images.iter().filter(|(_, overrides)| !self.native && claims(overrides));
         self.images = claiming.map(|(pattern, _)| pattern.clone()).collect();
     }
 
     fn text(&self, text: &mut String, halves: Halves) {
-        let Fact { kind, id, native, slot, outside, named, sharers, images } = self;
-        let not = if *native { "" } else { "not " };
+        let Fact { id, native, slot, outside, named, sharers, images, .. } = self;
+        let (kind, not) = (self.kind(), if *native { "" } else { "not " });
         put(text, format_args!("{kind} {id}  {not}in the node's map: slot {slot}, {outside} outside\n  "));
         if named.is_empty() {
             text.push_str("no other id below 65536 has this slot");
@@ -164,18 +159,15 @@ impl Fact {
             (0, _) => "pod fails".to_owned(),
             _ => format!("pod runs as {id}"),
         };
-        text.push_str("\n  ");
-        match halves.map(|(plugin, supervise)| (plugin.is_some(), supervise.is_some())) {
-            _ if *native => text.push_str("unpack, a pod's user, chown, setuid: done as it is, by the kernel"),
-            None => put(text, format_args!("supervise: unpack, chown, setuid as {slot}; plugin: {pod}")),
-            Some((false, false)) => text.push_str("unpack fails; a pod fails; chown, setuid: EINVAL"),
-            Some((false, true)) => put(text, format_args!("unpack, a pod's user, chown, setuid: all done as {slot}")),
-            Some((true, false)) => {
-                put(text, format_args!("unpack fails; a {pod}; chown, setuid: EINVAL unless claimed"))
-            }
-            Some((true, true)) => put(text, format_args!("unpack, unclaimed chown and setuid as {slot}; a {pod}")),
-        }
-        text.push('\n');
+        let fate = match halves.map(|(plugin, supervise)| (plugin.is_some(), supervise.is_some())) {
+            _ if *native => "unpack, a pod's user, chown, setuid: done as it is, by the kernel".to_owned(),
+            None => format!("supervise: unpack, chown, setuid as {slot}; plugin: {pod}"),
+            Some((false, false)) => "unpack fails; a pod fails; chown, setuid: EINVAL".to_owned(),
+            Some((false, true)) => format!("unpack, a pod's user, chown, setuid: all done as {slot}"),
+            Some((true, false)) => format!("unpack fails; a {pod}; chown, setuid: EINVAL unless claimed"),
+            Some((true, true)) => format!("unpack, unclaimed chown and setuid as {slot}; a {pod}"),
+        };
+        put(text, format_args!("\n  {fate}\n"));
         if !images.is_empty() {
             put(text, format_args!("  claimed for image {}\n", images.join(", ")));
         }
@@ -186,76 +178,54 @@ impl Fact {
 
     /// As objects of the ids that things are done as, or null for an error; chown and setuid in a container that has
     /// no claim to the id.
-    fn json(&self, text: &mut String, halves: Halves) {
-        let Fact { kind, id, native, slot, outside, sharers, .. } = self;
-        put(
-            text,
-            format_args!(
-                "{{\"kind\":\"{kind}\",\"id\":{id},\"native\":{native},\"slot\":{slot},\"outside\":{outside},\
-                 \"sharers\":{sharers}"
-            ),
-        );
-        let mut outcome = |name: &str, plugin: bool, supervise: bool| {
-            let call = if *native { Some(*id) } else { supervise.then_some(*slot) };
-            let pod = if plugin && !native && *slot > 0 { Some(*id) } else { call };
-            let (pod, call) = (or_null(pod.map(u64::from)), or_null(call.map(u64::from)));
-            put(
-                text,
-                format_args!(",\"{name}\":{{\"unpack\":{call},\"pod\":{pod},\"chown\":{call},\"setuid\":{call}}}"),
-            );
+    fn json(&self, halves: Halves) -> json::Value {
+        let &Fact { id, native, slot, outside, sharers, .. } = self;
+        let outcome = |plugin: bool, supervise: bool| {
+            let call = if native { Some(id) } else { supervise.then_some(slot) };
+            let pod = if plugin && !native && slot > 0 { Some(id) } else { call };
+            object! { "unpack": call, "pod": pod, "chown": call, "setuid": call }
         };
+        let kind = &self.kind();
         match halves {
-            Some((plugin, supervise)) => outcome("now", plugin.is_some(), supervise.is_some()),
-            None => {
-                outcome("withPlugin", true, false);
-                outcome("withSupervise", false, true);
-            }
+            Some((plugin, supervise)) => object! {
+                "kind": kind, "id": id, "native": native, "slot": slot, "outside": outside, "sharers": sharers,
+                "now": outcome(plugin.is_some(), supervise.is_some()),
+            },
+            None => object! {
+                "kind": kind, "id": id, "native": native, "slot": slot, "outside": outside, "sharers": sharers,
+                "withPlugin": outcome(true, false), "withSupervise": outcome(false, true),
+            },
         }
-        text.push('}');
     }
 }
 
 fn text(facts: &[Fact], halves: Halves) -> String {
-    let mut text = String::new();
-    match halves {
-        Some((plugin, supervise)) => {
-            for (name, pid, end) in [("plugin", plugin, "; "), ("supervise", supervise, "\n")] {
-                match pid {
-                    Some(pid) => put(&mut text, format_args!("{name}: process {pid}{end}")),
-                    None => put(&mut text, format_args!("{name}: none seen{end}")),
-                }
-            }
-        }
-        None => text.push_str("not this node: whether plugin and supervise work there is not known\n"),
-    }
+    let process = |pid: Option<u32>| pid.map_or("none seen".to_owned(), |pid| format!("process {pid}"));
+    let mut text = match halves {
+        Some((plugin, supervise)) => format!("plugin: {}; supervise: {}\n", process(plugin), process(supervise)),
+        None => "not this node: whether plugin and supervise work there is not known\n".to_owned(),
+    };
     facts.iter().for_each(|fact| fact.text(&mut text, halves));
     text
 }
 
 fn json(facts: &[Fact], halves: Halves) -> String {
     let (plugin, supervise) = halves.unwrap_or_default();
-    let (plugin, supervise) = (or_null(plugin.map(u64::from)), or_null(supervise.map(u64::from)));
-    let mut text = format!("{{\"plugin\":{plugin},\"supervise\":{supervise},\"ids\":[");
-    for (n, fact) in facts.iter().enumerate() {
-        text.push_str(if n > 0 { "," } else { "" });
-        fact.json(&mut text, halves);
-    }
-    text + "]}\n"
+    let ids: json::Value = facts.iter().map(|fact| fact.json(halves)).collect();
+    object! { "plugin": plugin, "supervise": supervise, "ids": ids }.to_string()
+        + "
+"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::map::idmap::IdMap;
+    use crate::map::kind::Both;
 
     fn facts_of(uids: &str, gids: &str, ids: &[u32]) -> Vec<Fact> {
-        let maps = Maps {
-            uids: IdMap::parse(uids).unwrap(),
-            gids: IdMap::parse(gids).unwrap(),
-            outside: "around the node",
-            own: true,
-        };
-        facts(&maps, ids, true).unwrap()
+        let maps = Both { uids: IdMap::parse(uids).unwrap(), gids: IdMap::parse(gids).unwrap() };
+        facts(&Namespace { maps, outside: "around the node", own: true }, ids, true).unwrap()
     }
 
     const NODE: &str = "0 2937359488 2044\n65532 2937361532 4";
@@ -365,8 +335,8 @@ id 2044  not in the node's map: slot 2000, 2937361488 outside
 
     #[test]
     fn options_are_read() {
-        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words));
-        let expected = Options { ids: vec![7, 1, 2, 3], source: Source::File("-".into()), json: true };
+        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words)).map_err(|e| e.to_string());
+        let expected = Options { ids: vec![7, 1, 2, 3], whose: Whose::File("-".into()), json: true };
         assert_eq!(parsed(&["7", "--map", "-", "1-3", "--json"]), Ok(Some(expected)));
         assert_eq!(parsed(&["-h"]), Ok(None));
         for (words, error) in [

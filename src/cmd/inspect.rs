@@ -3,10 +3,9 @@
 use lexopt::prelude::*;
 
 use super::container::{self, Container};
-use super::json::quote;
-use super::source;
+use super::json::{self, object};
+use crate::map::idmap::IdMap;
 
-/// What `inspect --help` prints.
 pub const HELP: &str = "\
 uid-nri-plugin inspect: a running container's user namespace as OCI JSON
 
@@ -27,7 +26,6 @@ Examples:
   uid-nri-plugin inspect $(crictl ps -q --name web)
 ";
 
-/// What was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     id: String,
@@ -35,41 +33,39 @@ pub struct Options {
 }
 
 /// Reads the options. None: help.
-pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
-    let text = |e: lexopt::Error| e.to_string();
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
     let (mut id, mut state) = (None, container::STATE.to_owned());
-    while let Some(argument) = parser.next().map_err(text)? {
+    while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
-            Long("state") => state = source::word(&mut parser)?,
-            Value(word) if id.is_none() => id = Some(word.string().map_err(text)?),
-            other => return Err(other.unexpected().to_string()),
+            Long("state") => state = parser.value()?.string()?,
+            Value(word) if id.is_none() => id = Some(word.string()?),
+            other => return Err(other.unexpected()),
         }
     }
     Ok(Some(Options { id: id.ok_or("inspect needs a container id")?, state }))
 }
 
-/// Does it.
 pub fn run(options: Options) -> Result<(u8, String), String> {
     Ok((0, json(&container::find(&options.state, &options.id)?)))
 }
 
 fn json(c: &Container) -> String {
-    let linux = match &c.own {
-        None => "\"namespaces\": [],\n    \"uidMappings\": [],\n    \"gidMappings\": []".to_owned(),
-        Some(path) => {
-            // One mapping a line.
-            let lines = |map: String| map.replace('{', "\n      {").replace(']', "\n    ]");
-            format!(
-                "\"namespaces\": [\n      {{\"type\":\"user\",\"path\":{}}}\n    ],\n    \
-                 \"uidMappings\": {},\n    \"gidMappings\": {}",
-                quote(path),
-                lines(c.uids.oci()),
-                lines(c.gids.oci())
-            )
+    // One element a line.
+    let lines = |list: json::Value| match list.list() {
+        [] => "[]".to_owned(),
+        list => {
+            format!("[\n      {}\n    ]", list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",\n      "))
         }
     };
-    format!("{{\n  \"ociVersion\": {},\n  \"linux\": {{\n    {linux}\n  }}\n}}\n", quote(&c.version))
+    let user = |path: &String| object! { "type": "user", "path": path };
+    let map = |map: &IdMap| lines(if c.own.is_some() { map.into() } else { json::Value::List(Vec::new()) });
+    let (version, namespaces) = (json::Value::from(&c.version), lines(c.own.iter().map(user).collect()));
+    let (uids, gids) = (map(&c.maps.uids), map(&c.maps.gids));
+    format!(
+        "{{\n  \"ociVersion\": {version},\n  \"linux\": {{\n    \"namespaces\": {namespaces},\n    \
+         \"uidMappings\": {uids},\n    \"gidMappings\": {gids}\n  }}\n}}\n"
+    )
 }
 
 #[cfg(test)]
@@ -107,7 +103,7 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words));
+        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words)).map_err(|e| e.to_string());
         assert_eq!(parsed(&["4d"]), Ok(Some(Options { id: "4d".into(), state: container::STATE.into() })));
         assert_eq!(parsed(&["--state=/s", "4d"]), Ok(Some(Options { id: "4d".into(), state: "/s".into() })));
         assert_eq!(parsed(&["4d", "--help"]), Ok(None));

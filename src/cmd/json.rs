@@ -1,8 +1,10 @@
-//! JSON, as far as the tools need it: reading what registries and runtimes wrote, and quoting a string.
+//! JSON, as far as the tools need it: what registries and runtimes wrote is read, and what the tools say is written.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::map::cut;
+use crate::map::idmap::{Extent, IdMap};
+use crate::map::ranges::Ranges;
 
 /// Deeper nesting than this is nobody's configuration.
 const MAX_DEPTH: usize = 64;
@@ -12,13 +14,10 @@ const MAX_DEPTH: usize = 64;
 pub enum Value {
     /// null, true and false.
     Word(String),
-    /// A number's text.
     Number(String),
-    /// A string.
     Text(String),
-    /// An array.
     List(Vec<Value>),
-    /// An object; of two equal keys the last counts.
+    /// Of two equal keys the last counts.
     Object(Vec<(String, Value)>),
 }
 
@@ -35,6 +34,10 @@ impl Value {
         })
     }
 
+    pub fn object(members: Vec<(&str, Value)>) -> Value {
+        Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+
     /// The member of an object.
     pub fn get(&self, key: &str) -> Option<&Value> {
         match self {
@@ -48,7 +51,6 @@ impl Value {
         path.iter().try_fold(self, |value, key| value.get(key))
     }
 
-    /// The string.
     pub fn text(&self) -> Option<&str> {
         match self {
             Value::Text(text) => Some(text),
@@ -73,25 +75,102 @@ impl Value {
     }
 }
 
-/// Text as a JSON string.
-pub fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() => drop(write!(out, "\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
+/// `object! { "id": id, "names": names }`: an object of whatever a `Value` can be made from.
+macro_rules! object {
+    ($($key:literal: $value:expr),* $(,)?) => {
+        $crate::cmd::json::Value::object(vec![$(($key, $crate::cmd::json::Value::from($value))),*])
+    };
+}
+pub(crate) use object;
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(text.to_owned())
     }
-    out.push('"');
-    out
 }
 
-/// A number, or null.
-pub fn or_null(number: Option<u64>) -> String {
-    number.map_or("null".to_owned(), |n| n.to_string())
+impl From<&String> for Value {
+    fn from(text: &String) -> Value {
+        Value::Text(text.clone())
+    }
+}
+
+/// From numbers, true and false: as Rust writes them.
+macro_rules! from_plain {
+    ($($plain:ty => $kind:ident),*) => {
+        $(impl From<$plain> for Value {
+            fn from(value: $plain) -> Value {
+                Value::$kind(value.to_string())
+            }
+        })*
+    };
+}
+from_plain!(u32 => Number, u64 => Number, usize => Number, bool => Word);
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Value {
+        value.map_or_else(|| Value::Word("null".into()), T::into)
+    }
+}
+
+impl<T: Into<Value>> FromIterator<T> for Value {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Value {
+        Value::List(items.into_iter().map(T::into).collect())
+    }
+}
+
+/// As `linux.uidMappings` of an OCI runtime configuration.
+impl From<&IdMap> for Value {
+    fn from(map: &IdMap) -> Value {
+        let line = |e: &Extent| object! { "containerID": e.inside, "hostID": e.outside, "size": e.count };
+        map.extents().iter().map(line).collect()
+    }
+}
+
+impl From<&Ranges> for Value {
+    fn from(ranges: &Ranges) -> Value {
+        ranges.iter().map(|r| object! { "first": *r.start(), "last": *r.end() }).collect()
+    }
+}
+
+/// Without blanks or ends of lines.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Word(text) | Value::Number(text) => f.write_str(text),
+            Value::Text(text) => quote(text, f),
+            Value::List(elements) => {
+                for (n, value) in elements.iter().enumerate() {
+                    f.write_char(if n == 0 { '[' } else { ',' })?;
+                    value.fmt(f)?;
+                }
+                f.write_str(if elements.is_empty() { "[]" } else { "]" })
+            }
+            Value::Object(members) => {
+                for (n, (key, value)) in members.iter().enumerate() {
+                    f.write_char(if n == 0 { '{' } else { ',' })?;
+                    quote(key, f)?;
+                    f.write_char(':')?;
+                    value.fmt(f)?;
+                }
+                f.write_str(if members.is_empty() { "{}" } else { "}" })
+            }
+        }
+    }
+}
+
+fn quote(text: &str, f: &mut fmt::Formatter) -> fmt::Result {
+    f.write_char('"')?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(f, "\\{c}")?,
+            '\n' => f.write_str("\\n")?,
+            '\t' => f.write_str("\\t")?,
+            c if c.is_control() => write!(f, "\\u{:04x}", c as u32)?,
+            c => f.write_char(c)?,
+        }
+    }
+    f.write_char('"')
 }
 
 struct Reader<'a> {
@@ -259,7 +338,7 @@ mod tests {
     #[test]
     fn quotes_and_reads_back() {
         for text in ["", "a\"b\\c\n\t\r\u{1}\u{7f}é😀/"] {
-            assert_eq!(Value::parse(&quote(text)).unwrap(), Value::Text(text.to_owned()));
+            assert_eq!(Value::parse(&Value::from(text).to_string()).unwrap(), Value::from(text));
         }
     }
 
@@ -271,7 +350,7 @@ mod tests {
 
         #[test]
         fn any_string_comes_back(text: String) {
-            proptest::prop_assert_eq!(Value::parse(&quote(&text)).unwrap(), Value::Text(text));
+            proptest::prop_assert_eq!(Value::parse(&Value::from(&text).to_string()).unwrap(), Value::Text(text));
         }
     }
 }

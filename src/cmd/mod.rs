@@ -13,6 +13,7 @@ pub mod plan;
 pub mod show;
 pub mod source;
 pub mod subid;
+pub mod text;
 pub mod wrap;
 
 use crate::map::idmap::IdMap;

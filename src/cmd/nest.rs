@@ -1,7 +1,6 @@
 //! `plan --nest`: how many ids each of several namespaces, one in the other, must be given.
 
-use super::picture::span;
-use super::source::put;
+use super::text::{put, span};
 use crate::map::MAX_ID;
 use crate::map::chain::MAX_LEVELS;
 

@@ -1,24 +1,17 @@
 //! Maps as pictures: bars for the terminal, and SVG.
 
-use super::source::put;
+use super::text::{put, span};
 use crate::map::chain::Band;
 use crate::map::idmap::IdMap;
 
 /// The longest bar, in columns.
 const BAR: u64 = 28;
-/// Text is broken before this column.
-const WIDTH: usize = 80;
 /// SVG: more lines than this of one part are only counted.
 const MOST: usize = 24;
 /// SVG: the size of a box, the gap between columns, and the margin, in pixels.
 const BOX: usize = 220;
 const GAP: usize = 60;
 const MARGIN: usize = 20;
-
-/// `7` or `7-9`, as lists are written.
-pub fn span(first: u32, count: u32) -> String {
-    if count == 1 { first.to_string() } else { format!("{first}-{}", first + (count - 1)) }
-}
 
 /// A bar for each extent, as long as it has ids, with its ids at both ends and those outside beside it.
 pub fn bars(map: &IdMap, inside: &str, outside: &str) -> String {
@@ -30,23 +23,6 @@ pub fn bars(map: &IdMap, inside: &str, outside: &str) -> String {
         put(&mut text, format_args!("{:>10} {bar:<30} {last:<10}  {}\n", e.inside, span(e.outside, e.count)));
     }
     text
-}
-
-/// A paragraph beside a label, broken at blanks.
-pub fn paragraph(label: &str, words: &str) -> String {
-    let mut text = label.to_owned();
-    let mut column = label.len();
-    for word in words.split(' ').filter(|word| !word.is_empty()) {
-        // The first word has two blanks before it, and is never alone too wide.
-        if column > label.len() && column + 1 + word.len() > WIDTH {
-            put(&mut text, format_args!("\n{:width$}", "", width = label.len() + 1));
-            column = label.len() + 1;
-        }
-        let blanks = if column == label.len() { 2 } else { 1 };
-        put(&mut text, format_args!("{:blanks$}{word}", ""));
-        column += blanks + word.len();
-    }
-    text + "\n"
 }
 
 /// Parts with headings, each the bands of maps as boxes, the innermost column at the left, as in text. `columns` are
@@ -132,15 +108,6 @@ pub mod tests {
         );
         let widest = bars(&map("2147483647 2147483647 2147483648\n0 0 2147483647"), "container", "around the node");
         assert!(widest.lines().all(|l| l.len() <= 80), "{widest}");
-    }
-
-    #[test]
-    fn paragraphs_are_broken() {
-        assert_eq!(paragraph("a", ""), "a\n");
-        let list: Vec<String> = (0..40).map(|i| (i * 100).to_string()).collect();
-        let text = paragraph("native", &list.join(", "));
-        assert!(text.lines().count() == 4 && text.lines().all(|l| l.len() <= 80), "{text}");
-        assert_eq!(text.split_whitespace().collect::<String>(), format!("native{}", list.join(",")));
     }
 
     /// Whether every tag is closed in its turn, attributes are quoted, and nothing but tags and plain text is there.

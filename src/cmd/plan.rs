@@ -3,6 +3,7 @@
 mod report;
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,11 @@ use lexopt::prelude::*;
 use super::subid::{self, Granted, Ids, Subordinate};
 use super::{image, manifest, nest};
 use crate::map::chain::{Band, bands};
+use crate::map::kind::{Both, Kind};
 use crate::map::layout::{Layout, lay_out};
 use crate::map::ranges::Ranges;
 use crate::sys::process;
 
-/// What `plan --help` prints.
 pub const HELP: &str = "\
 uid-nri-plugin plan: the id map that a node should get
 
@@ -55,17 +56,15 @@ Examples:
 ";
 
 /// The pause image and nobody (65534), distroless's nonroot (65532): every plan pins these first.
-const ALWAYS: [std::ops::RangeInclusive<u32>; 1] = [65532..=65535];
+const ALWAYS: [RangeInclusive<u32>; 1] = [65532..=65535];
 /// Other ids of well-known images, pinned last. The man page has the reasons.
 const USUAL: [u32; 13] = [2102, 2103, 5050, 7474, 8737, 8983, 9999, 10000, 10001, 10002, 10014, 11211, 50000];
 
-/// What was asked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     user: Option<String>,
     subuid: Option<u32>,
-    uids: Vec<std::ops::RangeInclusive<u32>>,
-    gids: Vec<std::ops::RangeInclusive<u32>>,
+    ids: Both<Vec<RangeInclusive<u32>>>,
     pins: Vec<Ranges>,
     images: Vec<PathBuf>,
     manifests: Vec<PathBuf>,
@@ -78,11 +77,10 @@ pub struct Options {
 }
 
 /// Reads the options. None: help.
-pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
-    let text = |e: lexopt::Error| e.to_string();
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
     let mut o = Options::default();
-    while let Some(argument) = parser.next().map_err(text)? {
-        let value = |parser: &mut lexopt::Parser| parser.value().and_then(|v| v.string()).map_err(text);
+    while let Some(argument) = parser.next()? {
+        let value = |parser: &mut lexopt::Parser| parser.value().and_then(|v| v.string());
         let number = |option: &str, text: String| {
             text.parse::<u32>().map_err(|_| format!("{option} takes a number up to 4294967295, not {text:?}"))
         };
@@ -95,49 +93,47 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
             Short('h') | Long("help") => return Ok(None),
             Long("user") => o.user = Some(value(&mut parser)?),
             Long("subuid") => o.subuid = Some(number("--subuid", value(&mut parser)?)?),
-            Long("uids") => add("--uids", &mut o.uids, value(&mut parser)?)?,
-            Long("gids") => add("--gids", &mut o.gids, value(&mut parser)?)?,
+            Long("uids") => add("--uids", &mut o.ids.uids, value(&mut parser)?)?,
+            Long("gids") => add("--gids", &mut o.ids.gids, value(&mut parser)?)?,
             Long("pin") => o.pins.push(Ranges::parse(&value(&mut parser)?).map_err(|why| format!("--pin: {why}"))?),
-            Long(from @ ("from-image" | "from-manifest")) => {
-                let files = if from == "from-image" { &mut o.images } else { &mut o.manifests };
-                for path in parser.values().map_err(text)? {
-                    files.push(path.into());
-                }
-            }
+            Long("from-image") => o.images.extend(parser.values()?.map(PathBuf::from)),
+            Long("from-manifest") => o.manifests.extend(parser.values()?.map(PathBuf::from)),
             Long("podman") => o.podman = true,
             Long("config") => o.config = true,
             Long("json") => o.json = true,
             Long("nest") => o.nest = Some(number("--nest", value(&mut parser)?)?),
             Long("each") => o.each = Some(number("--each", value(&mut parser)?)?),
             Long("first") => o.first = Some(number("--first", value(&mut parser)?)?),
-            other => return Err(other.unexpected().to_string()),
+            other => return Err(other.unexpected()),
         }
     }
     let plans_a_node = o.subuid.is_some() || o.user.is_some() || o.podman || o.config || o.json;
-    let has_inputs = !(o.uids.is_empty() && o.gids.is_empty() && o.pins.is_empty());
+    let has_inputs = !(o.ids.all(Vec::is_empty) && o.pins.is_empty());
     let has_files = !(o.images.is_empty() && o.manifests.is_empty());
-    if o.nest.is_some() && (plans_a_node || has_inputs || has_files) {
-        return Err("--nest goes with --each and --first only".into());
-    }
-    if o.nest.is_none() && (o.each.is_some() || o.first.is_some()) {
-        return Err("--each and --first need --nest".into());
-    }
-    if o.uids.is_empty() != o.gids.is_empty() {
-        return Err("--uids and --gids are needed both".into());
-    }
-    if !o.uids.is_empty() && (o.subuid.is_some() || o.user.is_some()) || o.subuid.is_some() && o.user.is_some() {
-        return Err("--user, --subuid, and --uids with --gids: one of them only".into());
-    }
-    if u8::from(o.podman) + u8::from(o.config) + u8::from(o.json) > 1 {
-        return Err("--podman, --config and --json: one of them only".into());
-    }
-    if o.config && o.images.is_empty() {
-        return Err("--config needs --from-image".into());
+    let has_ids = !o.ids.uids.is_empty();
+    let refused = if o.nest.is_some() && (plans_a_node || has_inputs || has_files) {
+        "--nest goes with --each and --first only"
+    } else if o.nest.is_none() && (o.each.is_some() || o.first.is_some()) {
+        "--each and --first need --nest"
+    } else if has_ids == o.ids.gids.is_empty() {
+        "--uids and --gids are needed both"
+    } else if u8::from(has_ids) + u8::from(o.subuid.is_some()) + u8::from(o.user.is_some()) > 1 {
+        "--user, --subuid, and --uids with --gids: one of them only"
+    } else if u8::from(o.podman) + u8::from(o.config) + u8::from(o.json) > 1 {
+        "--podman, --config and --json: one of them only"
+    } else if o.config && o.images.is_empty() {
+        "--config needs --from-image"
+    } else {
+        ""
+    };
+    if !refused.is_empty() {
+        return Err(refused.into());
     }
     if let Some(levels) = o.nest {
         nested(&o, levels)?;
     }
-    for ranges in [Ids::Count(o.subuid.unwrap_or(0)), Ids::Ranges(o.uids.clone()), Ids::Ranges(o.gids.clone())] {
+    let Both { uids, gids } = o.ids.clone();
+    for ranges in [Ids::Count(o.subuid.unwrap_or(0)), Ids::Ranges(uids), Ids::Ranges(gids)] {
         Granted { own: None, ranges }.around()?;
     }
     Ok(Some(o))
@@ -151,21 +147,20 @@ fn nested(o: &Options, levels: u32) -> Result<String, String> {
 struct Plan {
     /// The user's name, where it is known.
     user: Option<String>,
-    /// Users: what there is and what comes of it.
-    uids: (Granted, Layout),
-    /// Groups.
-    gids: (Granted, Layout),
+    granted: Both<Granted>,
+    layouts: Both<Layout>,
     images: Vec<image::Image>,
-    /// The ids in each manifest.
-    manifests: Vec<(PathBuf, Vec<manifest::Id>)>,
+    manifests: Manifests,
 }
 
-/// Plans.
+/// The ids in each manifest.
+type Manifests = Vec<(PathBuf, Vec<manifest::Id>)>;
+
 pub fn run(options: Options) -> Result<(u8, String), String> {
     if let Some(levels) = options.nest {
         return nested(&options, levels).map(|text| (0, text));
     }
-    let (user, uids, gids) = granted(&options)?;
+    let (user, granted) = granted(&options)?;
     let mut images = Vec::new();
     for path in &options.images {
         let read = image::read(path, &mut Progress::new(path).told());
@@ -186,56 +181,49 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
             Err(why) => bad(&path, why),
         }
     }
-    let plan = plan(user, uids, gids, &options.pins, images, manifests)?;
+    let plan = plan(user, granted, &options.pins, images, manifests)?;
     let text = match (options.podman, options.config, options.json) {
         (true, ..) => format!("{}\n", report::podman(&plan).join(" ")),
         (_, true, _) => report::config(&plan),
-        (.., true) => report::json(&plan),
+        (.., true) => format!("{}\n", report::json(&plan)),
         _ => report::text(&plan),
     };
     Ok((code, text))
 }
 
 /// Whose ids, and which.
-fn granted(o: &Options) -> Result<(Option<String>, Granted, Granted), String> {
-    let counted = |count| Granted { own: None, ranges: Ids::Count(count) };
-    let these = |ranges: &Vec<_>| Granted { own: None, ranges: Ids::Ranges(ranges.clone()) };
-    if let Some(count) = o.subuid {
-        return Ok((None, counted(count), counted(count)));
-    }
-    if !o.uids.is_empty() {
-        return Ok((None, these(&o.uids), these(&o.gids)));
+fn granted(o: &Options) -> Result<(Option<String>, Both<Granted>), String> {
+    if o.subuid.is_some() || !o.ids.uids.is_empty() {
+        let ids = |kind| o.subuid.map_or_else(|| Ids::Ranges(o.ids.of(kind).clone()), Ids::Count);
+        return Ok((None, Both::try_new(|kind| Ok::<_, String>(Granted { own: None, ranges: ids(kind) }))?));
     }
     let user = subid::user(o.user.as_ref().unwrap_or(&process::real_uid().to_string()))?;
-    let of = |gids, own| Subordinate::gather(gids, &user).granted(&user.0, own);
-    let (uids, gids) = (of(false, Some(user.1))?, of(true, user.2)?);
-    Ok((Some(user.0), uids, gids))
+    let granted = Both::try_new(|kind| Subordinate::gather(kind, &user).granted(&user.0, subid::own(&user, kind)))?;
+    Ok((Some(user.0), granted))
 }
 
 /// Lays out both maps: what must be there, what is named, what images have, and what images use to have.
 fn plan(
     user: Option<String>,
-    uids: Granted,
-    gids: Granted,
+    granted: Both<Granted>,
     pins: &[Ranges],
     images: Vec<image::Image>,
-    manifests: Vec<(PathBuf, Vec<manifest::Id>)>,
+    manifests: Manifests,
 ) -> Result<Plan, String> {
     let (always, usual) = (Ranges::new(ALWAYS.to_vec()), Ranges::of(USUAL.to_vec()));
-    let lay = |granted: &Granted, group: bool| {
-        let (named, mut of_images) = (named(&manifests, group), <[Ranges; 4]>::default());
+    let layouts = Both::try_new(|kind| {
+        let (named, mut of_images) = (named(&manifests, kind), <[Ranges; 4]>::default());
         for image in &images {
-            of_images.iter_mut().zip(ids_of(image, group)).for_each(|(all, ids)| *all = Ranges::union(&[all, &ids]));
+            of_images.iter_mut().zip(ids_of(image, kind)).for_each(|(all, ids)| *all = Ranges::union(&[all, &ids]));
         }
         let mut order = vec![&always];
         order.extend(pins);
         order.push(&named);
         order.extend(&of_images);
         order.push(&usual);
-        granted.around().map(|around| lay_out(&around, &order))
-    };
-    let (uid_layout, gid_layout) = (lay(&uids, false)?, lay(&gids, true)?);
-    Ok(Plan { user, uids: (uids, uid_layout), gids: (gids, gid_layout), images, manifests })
+        granted.of(kind).around().map(|around| lay_out(&around, &order))
+    })?;
+    Ok(Plan { user, granted, layouts, images, manifests })
 }
 
 /// The map of a user who has asked for nothing, in the lines that newuidmap and newgidmap get: each with its first id in
@@ -248,18 +236,18 @@ pub fn unasked(granted: &Granted) -> Result<Vec<Band>, String> {
 
 /// The user or group ids of an image: what its processes have, what its ACLs and file capabilities name, owners of its
 /// files, and those of its accounts.
-fn ids_of(image: &image::Image, group: bool) -> [Ranges; 4] {
+fn ids_of(image: &image::Image, kind: Kind) -> [Ranges; 4] {
+    let group = kind == Kind::Gid;
     let owners = |n: usize| Ranges::of(image.ids[n + usize::from(group)].files.keys().copied().collect());
     let accounts = image.passwd.iter().chain(&image.group).map(|account| account.id(group)).collect();
-    let own = if group { image.gid } else { image.uid };
-    let own = Ranges::of(Vec::from_iter(own));
+    let own = Ranges::of(Vec::from_iter(if group { image.gid } else { image.uid }));
     let set = if group { Ranges::union(&[&own, &image.groups]) } else { own };
     [set, owners(2), owners(0), Ranges::of(accounts)]
 }
 
 /// The user or group ids in manifests.
-fn named(manifests: &[(PathBuf, Vec<manifest::Id>)], group: bool) -> Ranges {
-    let ids = manifests.iter().flat_map(|(_, ids)| ids).filter(|id| id.group == group);
+fn named(manifests: &Manifests, kind: Kind) -> Ranges {
+    let ids = manifests.iter().flat_map(|(_, ids)| ids).filter(|id| id.group == (kind == Kind::Gid));
     Ranges::of(ids.map(|id| id.id).collect())
 }
 
@@ -303,15 +291,14 @@ mod tests {
     use std::fs;
 
     fn parsed(words: &[&str]) -> Result<Option<Options>, String> {
-        parse(lexopt::Parser::from_args(words))
+        parse(lexopt::Parser::from_args(words)).map_err(|e| e.to_string())
     }
 
     #[test]
     fn options_are_read() {
         let options = parsed(&["--uids", "100000:2048", "--uids=5:1", "--gids", "100000:2048", "--pin", "7,9-10"]);
         let expected = Options {
-            uids: vec![5..=5, 100_000..=102_047],
-            gids: vec![100_000..=102_047],
+            ids: Both { uids: vec![5..=5, 100_000..=102_047], gids: vec![100_000..=102_047] },
             pins: vec![Ranges::parse("7,9-10").unwrap()],
             ..Default::default()
         };

@@ -6,18 +6,18 @@ use std::io::Write;
 
 use lexopt::prelude::*;
 
-use super::container;
-use super::json::or_null;
-use super::picture::{bars, paragraph, span, svg};
-use super::source::{self, Maps, Source, heading, put};
-use super::{colons, wrap};
+use super::json::{self, object};
+use super::picture::{bars, svg};
+use super::source::{self, Namespace, Whose, heading, kinds, map_of};
+use super::text::{paragraph, put, span};
+use super::{colons, container, wrap};
 use crate::map::chain::{Band, MAX_LEVELS, bands, compose, crossing};
 use crate::map::cut;
-use crate::map::idmap::IdMap;
+use crate::map::idmap::{Extent, IdMap};
+use crate::map::kind::{Both, Kind};
 use crate::map::pool::{NodeIds, rule};
 use crate::map::ranges::Ranges;
 
-/// What `show --help` prints.
 pub const HELP: &str = "\
 uid-nri-plugin show: id maps as pictures
 
@@ -58,7 +58,6 @@ Examples:
   uid-nri-plugin show --chain /proc/self/uid_map inner-map
 ";
 
-/// What was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     what: What,
@@ -69,49 +68,45 @@ pub struct Options {
 
 #[derive(Debug, PartialEq, Eq)]
 enum What {
-    Map(Source),
-    Wrap(Source),
+    Map(Whose),
+    Wrap(Whose),
     Container { id: String, state: String },
     Containers { state: String },
     Chain(Vec<OsString>),
 }
 
 /// Reads the options. None: help.
-pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
-    let text = |e: lexopt::Error| e.to_string();
-    let (mut source, mut id, mut chain) = (Source::Here, None, Vec::new());
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
+    let (mut whose, mut id, mut chain) = (Whose::Ours, None, Vec::new());
     let (mut list, mut state, mut wrap, mut gids_only, mut svg, mut json) = (false, None, false, false, None, false);
-    while let Some(argument) = parser.next().map_err(text)? {
+    while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
-            Long("pid") if source == Source::Here => {
-                source = Source::Pid(source::pid(&source::word(&mut parser)?)?);
-            }
-            Long("map") if source == Source::Here => source = Source::File(parser.value().map_err(text)?),
-            Long("pid" | "map") => return Err("only one --pid or --map can be shown".into()),
+            Long("pid") => whose.set(true, &mut parser, "shown")?,
+            Long("map") => whose.set(false, &mut parser, "shown")?,
             Long("gid" | "gids") => gids_only = true,
             Long("wrap") => wrap = true,
-            Long("container") => id = Some(source::word(&mut parser)?),
+            Long("container") => id = Some(parser.value()?.string()?),
             Long("containers") => list = true,
-            Long("state") => state = Some(source::word(&mut parser)?),
-            Long("chain") => chain.extend(parser.values().map_err(text)?),
-            Long("svg") => svg = Some(parser.value().map_err(text)?),
+            Long("state") => state = Some(parser.value()?.string()?),
+            Long("chain") => chain.extend(parser.values()?),
+            Long("svg") => svg = Some(parser.value()?),
             Long("json") => json = true,
-            other => return Err(other.unexpected().to_string()),
+            other => return Err(other.unexpected()),
         }
     }
     if chain.len() > MAX_LEVELS as usize {
-        return Err(format!("a chain of {} maps is too long: the kernel nests {MAX_LEVELS}", chain.len()));
+        return Err(format!("a chain of {} maps is too long: the kernel nests {MAX_LEVELS}", chain.len()).into());
     }
-    let here = source == Source::Here && !wrap;
+    let here = whose == Whose::Ours && !wrap;
     let or_default = |state: Option<String>| state.unwrap_or_else(|| container::STATE.to_owned());
     let what = match (id, chain.is_empty()) {
         (None, true) if list && here && !gids_only && svg.is_none() => What::Containers { state: or_default(state) },
         _ if list => return Err("--containers goes with no option but --state and --json".into()),
         (None, true) if state.is_some() => return Err("--state goes with --container".into()),
         (None, true) if wrap && svg.is_some() => return Err("--wrap has no picture for --svg".into()),
-        (None, true) if wrap => What::Wrap(source),
-        (None, true) => What::Map(source),
+        (None, true) if wrap => What::Wrap(whose),
+        (None, true) => What::Map(whose),
         (Some(id), true) if here => What::Container { id, state: or_default(state) },
         (None, false) if here && state.is_none() && !gids_only => What::Chain(chain),
         (None, false) => return Err("--chain goes with no option but --svg and --json".into()),
@@ -120,49 +115,42 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
     Ok(Some(Options { what, gids_only, svg, json }))
 }
 
-/// Does it.
 pub fn run(options: Options) -> Result<(u8, String), String> {
     let Options { what, gids_only, svg, json } = options;
-    match what {
-        What::Map(source) => {
-            let maps = Maps::read(&source)?;
-            let kinds = maps.kinds(gids_only, !json);
-            let parts: Vec<_> = kinds.iter().map(|(kind, map)| (heading(kind), vec![(*map).clone()])).collect();
-            draw(svg, "id map of a node", &["node", maps.outside], &parts)?;
-            Ok((0, if json { map_json(&kinds) } else { map_text(&kinds, maps.outside) }))
+    let line = |value: json::Value| value.to_string() + "\n";
+    let text = match what {
+        What::Map(whose) => {
+            let Namespace { maps, outside, .. } = Namespace::read(&whose)?;
+            let kinds = kinds(gids_only, !json, &[&maps]);
+            let parts: Vec<_> = kinds.iter().map(|kind| (heading(*kind), vec![map_of(&maps, *kind).clone()])).collect();
+            draw(svg, "id map of a node", &["node", outside], &parts)?;
+            if json { line(map_json(&maps, kinds)) } else { map_text(&maps, kinds, outside) }
         }
-        What::Wrap(source) => {
-            let maps = Maps::read(&source)?;
-            let mut text = String::new();
-            for (kind, map) in maps.kinds(gids_only, !json) {
+        What::Wrap(whose) => {
+            let Namespace { maps, outside, .. } = Namespace::read(&whose)?;
+            let (mut members, mut tables) = (Vec::new(), Vec::new());
+            for &kind in kinds(gids_only, !json, &[&maps]) {
+                let map = map_of(&maps, kind);
                 let node = NodeIds::new(map).map_err(|e| e.to_string())?;
-                match (json, text.is_empty()) {
-                    (true, first) => {
-                        let before = if first { "{" } else { "," };
-                        put(&mut text, format_args!("{before}\"{kind}s\":{}", wrap::json(map, &node)));
-                    }
-                    (false, first) => {
-                        let (before, table) = (if first { "" } else { "\n" }, wrap::text(map, &node, maps.outside));
-                        put(&mut text, format_args!("{before}{}\n{table}", heading(kind)));
-                    }
+                match json {
+                    true => members.push((heading(kind), wrap::json(map, &node))),
+                    false => tables.push(format!("{}\n{}", heading(kind), wrap::text(map, &node, outside))),
                 }
             }
-            Ok((0, if json { text + "}\n" } else { text }))
+            if json { line(json::Value::object(members)) } else { tables.join("\n") }
         }
         What::Container { id, state } => {
-            let (c, node) = (container::find(&state, &id)?, Maps::read(&Source::Here)?);
-            let kinds = c.kinds(&node, gids_only, !json);
-            let chain =
-                |(kind, map, node): &(&str, &IdMap, &IdMap)| (heading(kind), vec![(*node).clone(), (*map).clone()]);
-            let parts: Vec<_> = kinds.iter().map(chain).collect();
+            let (c, node) = (container::find(&state, &id)?, Namespace::read(&Whose::Ours)?.maps);
+            let chain = |kind: &Option<Kind>| [&node, &c.maps].map(|maps| map_of(maps, *kind).clone()).to_vec();
+            let kinds = kinds(gids_only, !json, &[&c.maps, &node]);
+            let parts: Vec<_> = kinds.iter().map(|kind| (heading(*kind), chain(kind))).collect();
             draw(svg, &format!("container {}", c.id), &["container", "node", "around the node"], &parts)?;
-            Ok((0, if json { container::json(&c, &kinds) + "\n" } else { container::text(&c, &kinds) }))
+            if json { line(container::json(&c, &node, gids_only)) } else { container::text(&c, &node, gids_only) }
         }
         What::Containers { state } => {
-            let (all, node) = (container::all(&state)?, Maps::read(&Source::Here)?);
-            let one = |c: &container::Container| container::json(c, &c.kinds(&node, false, false));
-            let list = || format!("{{\"containers\":[{}]}}\n", all.iter().map(one).collect::<Vec<_>>().join(","));
-            Ok((0, if json { list() } else { container::table(&all, &node) }))
+            let (all, node) = (container::all(&state)?, Namespace::read(&Whose::Ours)?.maps);
+            let list = || -> json::Value { all.iter().map(|c| container::json(c, &node, false)).collect() };
+            if json { line(object! { "containers": list() }) } else { container::table(&all, &node) }
         }
         What::Chain(files) => {
             let maps = files.iter().map(|path| source::file(path)).collect::<Result<Vec<_>, _>>()?;
@@ -170,9 +158,11 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
             let titles: Vec<&str> = titles.iter().map(String::as_str).chain(["host"]).collect();
             draw(svg, "id maps, one inside the other", &titles, &[("ids", maps.clone())])?;
             let lost = lost(&maps);
-            Ok((u8::from(!lost.is_empty()), if json { chain_json(&maps, &lost) } else { chain_text(&maps, &lost) }))
+            let text = if json { line(chain_json(&maps, &lost)) } else { chain_text(&maps, &lost) };
+            return Ok((u8::from(!lost.is_empty()), text));
         }
-    }
+    };
+    Ok((0, text))
 }
 
 /// Draws maps, outermost first, to a new file, if one is asked for: what is there already, even a link, is left alone.
@@ -191,37 +181,33 @@ fn pool(map: &IdMap) -> Result<(u32, Ranges), String> {
     Ok((node.pool(), Ranges::new(beyond)))
 }
 
-fn map_text(kinds: &[(&str, &IdMap)], outside: &str) -> String {
+fn map_text(maps: &Both<IdMap>, kinds: &[Option<Kind>], outside: &str) -> String {
     let mut text = String::new();
-    for (kind, map) in kinds {
-        let before = if text.is_empty() { "" } else { "\n" };
+    for &kind in kinds {
+        let (before, map) = (if text.is_empty() { "" } else { "\n" }, map_of(maps, kind));
         put(&mut text, format_args!("{before}{}\n{}", heading(kind), bars(map, "node", outside)));
         match pool(map) {
-            Err(why) => text += &paragraph("pool  ", &format!("none: {why}")),
+            Err(why) => paragraph(&mut text, "pool    ", &format!("none: {why}")),
             Ok((pool, native)) => {
                 let rule = rule(pool);
                 put(&mut text, format_args!("pool    {}: what the node lacks is placed on {rule}\n", span(0, pool)));
-                let native = native.to_string().replace(',', ", ");
                 if !native.is_empty() {
-                    text += &paragraph("native", &(native + " beside the pool"));
+                    paragraph(&mut text, "native  ", &(native.listed(usize::MAX) + " beside the pool"));
                 }
             }
         }
-        text += &paragraph("map   ", &colons(map).collect::<Vec<_>>().join(" "));
+        paragraph(&mut text, "map     ", &colons(map).collect::<Vec<_>>().join(" "));
     }
     text
 }
 
-fn map_json(kinds: &[(&str, &IdMap)]) -> String {
-    let mut text = String::new();
-    for (kind, map) in kinds {
-        let before = if text.is_empty() { "{" } else { "," };
-        let (pool, native) = pool(map).map_or((None, Ranges::default()), |(pool, native)| (Some(pool.into()), native));
-        let (map, pool, native) = (map.oci(), or_null(pool), container::ranges_json(&native));
-        let words = format_args!("{before}\"{kind}s\":{{\"map\":{map},\"pool\":{pool},\"native\":{native}}}");
-        put(&mut text, words);
-    }
-    text + "}\n"
+fn map_json(maps: &Both<IdMap>, kinds: &[Option<Kind>]) -> json::Value {
+    let of = |kind: &Option<Kind>| {
+        let map = map_of(maps, *kind);
+        let (pool, native) = pool(map).map_or((None, Ranges::default()), |(pool, native)| (Some(pool), native));
+        (heading(*kind), object! { "map": map, "pool": pool, "native": &native })
+    };
+    json::Value::object(kinds.iter().map(of).collect())
 }
 
 /// Ids that cease to exist, with the level that has them.
@@ -233,9 +219,9 @@ fn lost(maps: &[IdMap]) -> Vec<(usize, Band)> {
     (1..=maps.len()).flat_map(at).collect()
 }
 
-/// The level that lacks the ids of a band, counted from the host, which is 0.
-fn ends_at(level: usize, band: &Band) -> usize {
-    level + 1 - band.firsts.len()
+/// Where a band of a level ends: the level that lacks its ids, counted from the host, which is 0, and the first of them there.
+fn end(level: usize, band: &Band) -> (usize, u32) {
+    (level + 1 - band.firsts.len(), band.firsts[band.firsts.len() - 1])
 }
 
 fn chain_text(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
@@ -243,12 +229,12 @@ fn chain_text(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
     const MOST: usize = 20;
     let mut text = String::new();
     for (n, map) in maps.iter().enumerate() {
-        text += &paragraph(&format!("level {}", n + 1), &colons(map).collect::<Vec<_>>().join(" "));
+        paragraph(&mut text, &format!("level {}  ", n + 1), &colons(map).collect::<Vec<_>>().join(" "));
     }
     let innermost = format!("level {}", maps.len());
     put(&mut text, format_args!("\n{}\n", bars(&compose(maps), &innermost, "host")));
     for (level, band) in lost.iter().take(MOST) {
-        let (at, name) = (ends_at(*level, band), band.firsts[band.firsts.len() - 1]);
+        let (at, name) = end(*level, band);
         let (s, cease) = if band.count == 1 { ("", "ceases") } else { ("s", "cease") };
         let (ids, names) = (span(band.firsts[0], band.count), span(name, band.count));
         let words = format_args!("level {level}: id{s} {ids} {cease} to exist:\n  level {at} has no {names}\n");
@@ -272,26 +258,17 @@ fn chain_text(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
     }
 }
 
-fn chain_json(maps: &[IdMap], lost: &[(usize, Band)]) -> String {
-    let mut text = format!("{{\"levels\":{},\"map\":{},\"lost\":[", maps.len(), compose(maps).oci());
-    for (n, (level, band)) in lost.iter().enumerate() {
-        let (first, count, at) = (band.firsts[0], band.count, ends_at(*level, band));
-        let (comma, name) = (if n > 0 { "," } else { "" }, band.firsts[band.firsts.len() - 1]);
-        put(
-            &mut text,
-            format_args!(
-                "{comma}{{\"level\":{level},\"first\":{first},\"count\":{count},\
-                 \"missingAt\":{at},\"missingFirst\":{name}}}"
-            ),
-        );
-    }
-    text += "],\"crossing\":[";
-    for (n, (level, e)) in crossing(maps).iter().enumerate() {
-        let comma = if n > 0 { "," } else { "" };
-        let line = format_args!("\"containerID\":{},\"hostID\":{},\"size\":{}", e.inside, e.outside, e.count);
-        put(&mut text, format_args!("{comma}{{\"level\":{level},{line}}}"));
-    }
-    text + "]}\n"
+fn chain_json(maps: &[IdMap], lost: &[(usize, Band)]) -> json::Value {
+    let cease = |(level, band): &(usize, Band)| {
+        let (first, count, (at, name)) = (band.firsts[0], band.count, end(*level, band));
+        object! { "level": *level, "first": first, "count": count, "missingAt": at, "missingFirst": name }
+    };
+    let cross = |(level, e): &(usize, Extent)| {
+        object! { "level": *level, "containerID": e.inside, "hostID": e.outside, "size": e.count }
+    };
+    let lost: json::Value = lost.iter().map(cease).collect();
+    let crossing: json::Value = crossing(maps).iter().map(cross).collect();
+    object! { "levels": maps.len(), "map": &compose(maps), "lost": lost, "crossing": crossing }
 }
 
 #[cfg(test)]
@@ -304,9 +281,9 @@ mod tests {
 
     #[test]
     fn shows_the_map_the_pool_and_what_is_native() {
-        let (uids, gids) = (map("0 2937359488 2044\n65532 2937361532 4"), map("5 7 1"));
+        let maps = Both { uids: map("0 2937359488 2044\n65532 2937361532 4"), gids: map("5 7 1") };
         assert_eq!(
-            map_text(&[("uid", &uids), ("gid", &gids)], "around the node"),
+            map_text(&maps, &[Some(Kind::Uid), Some(Kind::Gid)], "around the node"),
             "\
 uids
       node                                            around the node
@@ -324,13 +301,13 @@ pool    none: the node's user namespace does not map id 0: start the node as
 map     5:7:1
 "
         );
-        assert!(map_text(&[("id", &uids)], "our ids").starts_with("uids and gids\n"));
+        assert!(map_text(&maps, &[None], "our ids").starts_with("uids and gids\n"));
         assert_eq!(
-            map_json(&[("uid", &uids), ("gid", &gids)]),
+            map_json(&maps, &[Some(Kind::Uid), Some(Kind::Gid)]).to_string(),
             "{\"uids\":{\"map\":[{\"containerID\":0,\"hostID\":2937359488,\"size\":2044},\
              {\"containerID\":65532,\"hostID\":2937361532,\"size\":4}],\"pool\":2044,\
              \"native\":[{\"first\":65532,\"last\":65535}]},\
-             \"gids\":{\"map\":[{\"containerID\":5,\"hostID\":7,\"size\":1}],\"pool\":null,\"native\":[]}}\n"
+             \"gids\":{\"map\":[{\"containerID\":5,\"hostID\":7,\"size\":1}],\"pool\":null,\"native\":[]}}"
         );
     }
 
@@ -354,10 +331,10 @@ the kernel refuses such a map (EPERM)
 "
         );
         assert_eq!(
-            chain_json(&chain, &gone),
+            chain_json(&chain, &gone).to_string(),
             "{\"levels\":3,\"map\":[{\"containerID\":0,\"hostID\":631072,\"size\":65535}],\
              \"lost\":[{\"level\":3,\"first\":65535,\"count\":1,\"missingAt\":2,\"missingFirst\":131071}],\
-             \"crossing\":[]}\n"
+             \"crossing\":[]}"
         );
         let across = ["0 1000 1\n1 100000 2048", "0 0 2049"].map(map);
         let end = "\nlevel 2: 0:0:2049 crosses lines of level 1\n\
@@ -365,8 +342,8 @@ the kernel refuses such a map (EPERM)
                    the kernel refuses them (EPERM)\n";
         let text = chain_text(&across, &lost(&across));
         assert!(text.ends_with(end), "{text}");
-        let json = chain_json(&across, &[]);
-        let end = ",\"crossing\":[{\"level\":2,\"containerID\":0,\"hostID\":0,\"size\":2049}]}\n";
+        let json = chain_json(&across, &[]).to_string();
+        let end = ",\"crossing\":[{\"level\":2,\"containerID\":0,\"hostID\":0,\"size\":2049}]}";
         assert!(json.ends_with(end), "{json}");
         let good = ["0 500000 196608", "0 65536 131072", "0 65536 65536"].map(map);
         assert!(chain_text(&good, &lost(&good)).ends_with("\nevery id of every level exists\n"));
@@ -382,16 +359,16 @@ the kernel refuses such a map (EPERM)
 
     #[test]
     fn options_are_read() {
-        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words));
+        let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words)).map_err(|e| e.to_string());
         let of = |what| Ok(Some(Options { what, gids_only: false, svg: None, json: false }));
-        assert_eq!(parsed(&[]), of(What::Map(Source::Here)));
-        assert_eq!(parsed(&["--wrap", "--map", "-"]), of(What::Wrap(Source::File("-".into()))));
-        assert_eq!(parsed(&["--pid=7"]), of(What::Map(Source::Pid(7))));
+        assert_eq!(parsed(&[]), of(What::Map(Whose::Ours)));
+        assert_eq!(parsed(&["--wrap", "--map", "-"]), of(What::Wrap(Whose::File("-".into()))));
+        assert_eq!(parsed(&["--pid=7"]), of(What::Map(Whose::Pid(7))));
         assert_eq!(parsed(&["--chain", "a", "-"]), of(What::Chain(vec!["a".into(), "-".into()])));
         let container = What::Container { id: "4d".into(), state: "/s".into() };
         assert_eq!(parsed(&["--container", "4d", "--state", "/s"]), of(container));
         assert_eq!(parsed(&["--containers"]), of(What::Containers { state: container::STATE.into() }));
-        let all = Options { what: What::Map(Source::Here), gids_only: true, svg: Some("f".into()), json: true };
+        let all = Options { what: What::Map(Whose::Ours), gids_only: true, svg: Some("f".into()), json: true };
         assert_eq!(parsed(&["--gids", "--svg", "f", "--json"]), Ok(Some(all)));
         assert_eq!(parsed(&["--help"]), Ok(None));
         for (words, error) in [

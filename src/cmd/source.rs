@@ -1,94 +1,120 @@
-//! Where a map comes from: this process, another one, or a file.
+//! Whose maps are asked for: this process's, another one's, or a file's.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use lexopt::prelude::*;
 
 use crate::map::cut;
 use crate::map::idmap::IdMap;
+use crate::map::kind::{Both, Kind};
 use crate::pod::presence::shares_ours;
 
-/// More than any map that the kernel takes.
+/// More than any map that the kernel takes, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// Which map is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Source {
-    /// That of this process.
+pub enum Whose {
     #[default]
-    Here,
-    /// That of another process.
+    Ours,
     Pid(u32),
-    /// A file's, for users and groups alike.
+    /// A file's, for users and groups alike; "-" is stdin.
     File(OsString),
 }
 
-/// The maps of one node.
+impl Whose {
+    /// Takes the value of `--pid` or `--map`, once. `done` says in the error what is done with the maps.
+    pub fn set(&mut self, is_pid: bool, parser: &mut lexopt::Parser, done: &str) -> Result<(), lexopt::Error> {
+        if *self != Whose::Ours {
+            return Err(format!("only one --pid or --map can be {done}").into());
+        }
+        let value = parser.value()?;
+        *self = if is_pid { Whose::Pid(pid(&value.string()?)?) } else { Whose::File(value) };
+        Ok(())
+    }
+}
+
+/// A user namespace by its maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Maps {
-    /// Users.
-    pub uids: IdMap,
-    /// Groups.
-    pub gids: IdMap,
+pub struct Namespace {
+    pub maps: Both<IdMap>,
     /// Whose ids the second column has, by `user_namespaces(7)`: those of the namespace around, if reader and process
     /// share one, else the reader's own.
     pub outside: &'static str,
-    /// Whether these are the maps of our own namespace.
+    /// Whether it is the one that we are in.
     pub own: bool,
 }
 
-impl Maps {
-    /// Reads them.
-    pub fn read(source: &Source) -> Result<Maps, String> {
-        let process = match source {
-            Source::File(path) => {
-                let uids = file(path)?;
-                return Ok(Maps { gids: uids.clone(), uids, outside: "outside", own: false });
+impl Namespace {
+    pub fn read(whose: &Whose) -> Result<Namespace, String> {
+        let process = match whose {
+            Whose::File(path) => {
+                let map = file(path)?;
+                let maps = Both { uids: map.clone(), gids: map };
+                return Ok(Namespace { maps, outside: "outside", own: false });
             }
-            Source::Here => "self".to_owned(),
-            Source::Pid(pid) => pid.to_string(),
+            Whose::Ours => "/proc/self".to_owned(),
+            Whose::Pid(pid) => format!("/proc/{pid}"),
         };
-        let process = format!("/proc/{process}");
-        let (uids, gids) = (proc_map(&process, "uid_map")?, proc_map(&process, "gid_map")?);
         let own = shares_ours(&process, "user");
-        Ok(Maps { uids, gids, outside: if own { "around the node" } else { "our ids" }, own })
-    }
-
-    /// The maps to show, with names: both, or one where they are equal and may be merged.
-    pub fn kinds(&self, gids_only: bool, merge: bool) -> Vec<(&'static str, &IdMap)> {
-        match (gids_only, merge && self.uids == self.gids) {
-            (true, _) => vec![("gid", &self.gids)],
-            (false, true) => vec![("id", &self.uids)],
-            (false, false) => vec![("uid", &self.uids), ("gid", &self.gids)],
-        }
+        Ok(Namespace { maps: proc_maps(&process)?, outside: if own { "around the node" } else { "our ids" }, own })
     }
 }
 
-/// The heading for a kind of `Maps::kinds`.
-pub fn heading(kind: &str) -> &'static str {
+/// What is told of: groups only, or users and groups; these at once (None) if they may be merged and are alike in all maps.
+pub fn kinds(gids_only: bool, merge: bool, maps: &[&Both<IdMap>]) -> &'static [Option<Kind>] {
+    match (gids_only, merge && maps.iter().all(|maps| maps.uids == maps.gids)) {
+        (true, _) => &[Some(Kind::Gid)],
+        (false, true) => &[None],
+        (false, false) => &[Some(Kind::Uid), Some(Kind::Gid)],
+    }
+}
+
+/// The map of a kind that `kinds` gives.
+pub fn map_of(maps: &Both<IdMap>, kind: Option<Kind>) -> &IdMap {
+    maps.of(kind.unwrap_or(Kind::Uid))
+}
+
+pub fn heading(kind: Option<Kind>) -> &'static str {
     match kind {
-        "uid" => "uids",
-        "gid" => "gids",
-        _ => "uids and gids",
+        Some(Kind::Uid) => "uids",
+        Some(Kind::Gid) => "gids",
+        None => "uids and gids",
     }
 }
 
-/// The map of a process by its folder in /proc.
-pub fn proc_map(process: &str, name: &str) -> Result<IdMap, String> {
-    let path = format!("{process}/{name}");
-    IdMap::parse(&read(&path, MAX_FILE)?).map_err(|e| format!("{path}: {e}"))
+/// The maps of a process by its folder in /proc.
+pub fn proc_maps(process: &str) -> Result<Both<IdMap>, String> {
+    Both::try_new(|kind| {
+        let path = format!("{process}/{kind}_map");
+        IdMap::parse(&read(&path, MAX_FILE)?).map_err(|e| format!("{path}: {e}"))
+    })
+}
+
+/// A file as far as so many bytes.
+pub fn bytes(path: &str, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The text of a file of at most so many bytes.
 pub fn read(path: &str, most: u64) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let done = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
-    done.map_err(|e| format!("cannot read {:?}: {e}", cut(path)))?;
-    if bytes.len() as u64 > most {
-        return Err(format!("cannot read {:?}: it is over {most} bytes", cut(path)));
+    let text = match bytes(path, most + 1) {
+        Err(e) => Err(e.to_string()),
+        Ok(bytes) if bytes.len() as u64 > most => Err(format!("it is over {most} bytes")),
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "it is not text".into()),
+    };
+    text.map_err(|why| format!("cannot read {:?}: {why}", cut(path)))
+}
+
+/// A file's text as far as so many bytes; empty if it cannot be read or is no regular file: a FIFO would wait for a writer.
+pub fn read_or_empty(path: &str, most: u64) -> String {
+    if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return String::new();
     }
-    String::from_utf8(bytes).map_err(|_| format!("cannot read {:?}: it is not text", cut(path)))
+    String::from_utf8_lossy(&bytes(path, most).unwrap_or_default()).into_owned()
 }
 
 /// A file with a map, or "-" for stdin: lines of `container host count`, also written `container:host:amount`.
@@ -101,17 +127,6 @@ pub fn file(path: &OsStr) -> Result<IdMap, String> {
 
 fn parse(text: &str) -> Result<IdMap, String> {
     IdMap::parse(&text.trim_end().replace(':', " ")).map_err(|e| e.to_string())
-}
-
-/// Writes to the end of a text. A function of its own, since `+= &format!()` everywhere is a larger program.
-pub fn put(text: &mut String, words: fmt::Arguments) {
-    // Writing to a String cannot fail.
-    let _ = fmt::Write::write_fmt(text, words);
-}
-
-/// An option's value.
-pub fn word(parser: &mut lexopt::Parser) -> Result<String, String> {
-    parser.value().and_then(lexopt::ValueExt::string).map_err(|e| e.to_string())
 }
 
 /// A process id, as options take it.
@@ -142,10 +157,10 @@ mod tests {
 
     #[test]
     fn reads_this_process_and_refuses_none() {
-        let own = Maps::read(&Source::Here).unwrap();
-        assert_eq!(own, Maps::read(&Source::Pid(std::process::id())).unwrap());
-        assert!(own.own && !own.kinds(true, true).is_empty());
-        let gone = Maps::read(&Source::Pid(i32::MAX as u32)).unwrap_err();
+        let own = Namespace::read(&Whose::Ours).unwrap();
+        assert_eq!(own, Namespace::read(&Whose::Pid(std::process::id())).unwrap());
+        assert!(own.own);
+        let gone = Namespace::read(&Whose::Pid(i32::MAX as u32)).unwrap_err();
         assert!(gone.starts_with("cannot read \"/proc/2147483647/uid_map\": "), "{gone}");
         for text in ["0", "+1", "-1", "x", "4294967295", ""] {
             assert_eq!(pid(text).unwrap_err(), format!("{text:?} is not a process id"));

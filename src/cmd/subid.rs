@@ -3,8 +3,9 @@
 use std::io;
 use std::ops::RangeInclusive;
 
-use super::check::programs;
+use super::source::read_or_empty;
 use crate::map::idmap::{Extent, IdMap};
+use crate::map::kind::Kind;
 use crate::map::{MAX_ID, cut};
 use crate::sys::pipe;
 
@@ -119,9 +120,10 @@ pub struct Subordinate {
 
 impl Subordinate {
     /// Asks getsubids, which knows directories too, or else reads the file.
-    pub fn gather(gids: bool, (name, uid, gid): &User) -> Subordinate {
-        let (path, own) = if gids { ("/etc/subgid", *gid) } else { ("/etc/subuid", Some(*uid)) };
-        let arguments = if gids { &["-g", name][..] } else { &[name.as_str()] };
+    pub fn gather(kind: Kind, user: &User) -> Subordinate {
+        let (name, uid, _) = user;
+        let path = format!("/etc/sub{kind}");
+        let arguments = if kind == Kind::Gid { &["-g", name][..] } else { &[name.as_str()] };
         let refused = |why| Subordinate { refused: Some(why), ..Subordinate::default() };
         let listed = match (pipe::output("getsubids", arguments), source(&read("/etc/nsswitch.conf"))) {
             (Ok(text), _) => Some(text.lines().filter_map(listed).collect()),
@@ -130,7 +132,7 @@ impl Subordinate {
             (Err(e), Some(from)) => return refused(format!("subordinate ids come from {from}; getsubids: {e}")),
             (Err(_), None) => None,
         };
-        Subordinate::judge(path, &read(path), listed, (name, *uid, own))
+        Subordinate::judge(&path, &read(&path), listed, (name, *uid, own(user, kind)))
     }
 
     fn judge(path: &str, text: &str, listed: Option<Vec<Pair>>, (name, uid, own): (&str, u32, Option<u32>)) -> Self {
@@ -197,6 +199,11 @@ pub fn source(nsswitch: &str) -> Option<String> {
 /// A user: login name, uid and primary gid.
 pub type User = (String, u32, Option<u32>);
 
+/// The user's own id of a kind, where it is known.
+pub fn own((_, uid, gid): &User, kind: Kind) -> Option<u32> {
+    if kind == Kind::Gid { *gid } else { Some(*uid) }
+}
+
 /// A user by name or number, as getent knows all, or else /etc/passwd. newuidmap maps nothing for anybody else.
 pub fn user(asked: &str) -> Result<User, String> {
     let found = match pipe::output("getent", &["passwd", asked]) {
@@ -207,7 +214,7 @@ pub fn user(asked: &str) -> Result<User, String> {
 }
 
 fn read(path: &str) -> String {
-    programs::read(path, 16 << 20)
+    read_or_empty(path, 16 << 20)
 }
 
 fn named(passwd: &str, asked: &str) -> Option<User> {

@@ -1,13 +1,12 @@
 //! `show --wrap`: the table of the rule for 0-65535, block by block.
 
-use super::picture::span;
-use super::source::put;
+use super::json::{Value, object};
+use super::text::{put, span};
 use crate::map::idmap::IdMap;
 use crate::map::pool::{NodeIds, rule};
 
 /// A run of ids that rise together with their slots and the ids outside, or that all have one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
+struct Block {
     first: u32,
     count: u32,
     slot: u32,
@@ -25,7 +24,7 @@ impl Block {
 }
 
 /// The blocks of 0-65535.
-pub fn blocks(map: &IdMap, node: &NodeIds) -> Vec<Block> {
+fn blocks(map: &IdMap, node: &NodeIds) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for id in 0..1 << 16 {
         let (slot, native) = (node.place(id).0, node.contains(id));
@@ -43,43 +42,29 @@ pub fn blocks(map: &IdMap, node: &NodeIds) -> Vec<Block> {
     blocks
 }
 
-/// The table as text.
 pub fn text(map: &IdMap, node: &NodeIds, outside: &str) -> String {
     let mut text = format!("{:<12}  {:<11}  {outside}\n", "ids", "slots");
     for b in blocks(map, node) {
-        let what = if b.native { "  native" } else { "" };
         let (ids, slots, outside) = (span(b.first, b.count), span(b.slot, b.slots()), span(b.outside, b.slots()));
-        let width = if what.is_empty() { 0 } else { 21 };
+        let (width, what) = if b.native { (21, "  native") } else { (0, "") };
         put(&mut text, format_args!("{ids:<12}  {slots:<11}  {outside:<width$}{what}\n"));
     }
-    let rule = rule(node.pool());
-    let collisions = node.sharing_a_slot();
-    put(
-        &mut text,
-        format_args!(
-            "rule: {rule}; native ids stay\n\
-             collisions: {collisions} of the 65536 ids share their slot with another\n"
-        ),
-    );
+    let (rule, collisions) = (rule(node.pool()), node.sharing_a_slot());
+    put(&mut text, format_args!("rule: {rule}; native ids stay\n"));
+    put(&mut text, format_args!("collisions: {collisions} of the 65536 ids share their slot with another\n"));
     text
 }
 
 /// The table as JSON: a list, and the number of collisions.
-pub fn json(map: &IdMap, node: &NodeIds) -> String {
-    let mut text = String::from("{\"blocks\":[");
-    for b in blocks(map, node) {
-        let Block { first, count, slot, outside, native, .. } = b;
-        let (comma, slots) = (if first > 0 { "," } else { "" }, b.slots());
-        put(
-            &mut text,
-            format_args!(
-                "{comma}{{\"first\":{first},\"count\":{count},\"slot\":{slot},\"slots\":{slots},\
-                 \"outside\":{outside},\"native\":{native}}}"
-            ),
-        );
-    }
-    put(&mut text, format_args!("],\"collisions\":{}}}", node.sharing_a_slot()));
-    text
+pub fn json(map: &IdMap, node: &NodeIds) -> Value {
+    let block = |b: Block| {
+        object! {
+            "first": b.first, "count": b.count, "slot": b.slot, "slots": b.slots(),
+            "outside": b.outside, "native": b.native,
+        }
+    };
+    let blocks: Value = blocks(map, node).into_iter().map(block).collect();
+    object! { "blocks": blocks, "collisions": node.sharing_a_slot() }
 }
 
 #[cfg(test)]

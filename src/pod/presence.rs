@@ -82,7 +82,7 @@ pub fn shares_ours(process: &str, kind: &str) -> bool {
 }
 
 /// What `/proc/PID/status` says.
-fn status(pid: u32) -> Option<String> {
+pub fn status(pid: u32) -> Option<String> {
     read(&format!("/proc/{pid}/status"))
 }
 

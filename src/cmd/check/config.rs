@@ -6,9 +6,9 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Deeper keys than this are none of ours.
 const MAX_DEPTH: usize = 16;
 
-/// What concerns us.
+/// What concerns us of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
+pub struct ContainerdConfig {
     /// NRI's `disable`.
     pub disable: Option<bool>,
     /// NRI's `disable_connections`: plugins that containerd has not launched may not connect.
@@ -27,10 +27,10 @@ pub struct Config {
 
 const NRI: &str = "io.containerd.nri.v1.nri";
 
-impl Config {
+impl ContainerdConfig {
     /// Reads any text.
-    pub fn parse(text: &str) -> Config {
-        let mut config = Config::default();
+    pub fn parse(text: &str) -> ContainerdConfig {
+        let mut config = ContainerdConfig::default();
         let (mut enabled, mut refuses) = (false, false);
         entries(text, &mut |path, value| match path {
             [plugins, nri, rest @ ..] if plugins == "plugins" && nri == NRI => {
@@ -169,7 +169,7 @@ mod tests {
             [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.crun.options]\n\
               BinaryName = 'crun'\n\
             disable = false\n";
-        let expected = Config {
+        let expected = ContainerdConfig {
             disable: Some(true),
             no_connections: false,
             plugin_path: Some("/opt/nri/plugins".into()),
@@ -178,17 +178,17 @@ mod tests {
             root: Some("/data/containerd".into()),
             binaries: vec!["/usr/local/sbin/runc".into(), "crun".into()],
         };
-        assert_eq!(Config::parse(v3), expected);
+        assert_eq!(ContainerdConfig::parse(v3), expected);
         let v2 = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n\
             BinaryName = \"/usr/bin/runc\"\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable=false\n\
             disable_connections = true";
-        let expected = Config {
+        let expected = ContainerdConfig {
             disable: Some(false),
             no_connections: true,
             binaries: vec!["/usr/bin/runc".into()],
-            ..Config::default()
+            ..ContainerdConfig::default()
         };
-        assert_eq!(Config::parse(v2), expected);
+        assert_eq!(ContainerdConfig::parse(v2), expected);
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
             "[plugins.\"io.containerd.nri.v1.nri\"]\ndefault_validator.enable = true\n\
              default_validator.reject_namespace_adjustment = true # \"",
         ] {
-            assert!(Config::parse(text).refuses_namespaces, "{text}");
+            assert!(ContainerdConfig::parse(text).refuses_namespaces, "{text}");
         }
         for text in [
             "[plugins.\"io.containerd.nri.v1.nri\".default_validator]\nenable = true",
@@ -209,7 +209,7 @@ mod tests {
              reject_namespace_adjustment = true\n'''",
             "[other.\"io.containerd.nri.v1.nri\".default_validator]\nenable = true\nreject_namespace_adjustment = true",
         ] {
-            assert!(!Config::parse(text).refuses_namespaces, "{text}");
+            assert!(!ContainerdConfig::parse(text).refuses_namespaces, "{text}");
         }
     }
 
@@ -218,18 +218,24 @@ mod tests {
         for text in
             ["", "[", "]", "=", "[[[\n=\n\"", "a = \"", "a = {", "{=}", "'''", "a = '''", "é = é", "[é.é]\né='é"]
         {
-            assert_eq!(Config::parse(text), Config::default(), "{text}");
+            assert_eq!(ContainerdConfig::parse(text), ContainerdConfig::default(), "{text}");
         }
-        assert_eq!(Config::parse(&"[a.".repeat(100_000)), Config::default());
-        assert_eq!(Config::parse(&"{a=".repeat(100_000)), Config::default());
-        assert_eq!(Config::parse(&format!("x={}1{}", "{=".repeat(9_000), "}".repeat(9_000))), Config::default());
-        assert_eq!(Config::parse(&format!("x={}1{}", "{a=".repeat(9_000), "}".repeat(9_000))), Config::default());
+        assert_eq!(ContainerdConfig::parse(&"[a.".repeat(100_000)), ContainerdConfig::default());
+        assert_eq!(ContainerdConfig::parse(&"{a=".repeat(100_000)), ContainerdConfig::default());
+        assert_eq!(
+            ContainerdConfig::parse(&format!("x={}1{}", "{=".repeat(9_000), "}".repeat(9_000))),
+            ContainerdConfig::default()
+        );
+        assert_eq!(
+            ContainerdConfig::parse(&format!("x={}1{}", "{a=".repeat(9_000), "}".repeat(9_000))),
+            ContainerdConfig::default()
+        );
     }
 
     proptest::proptest! {
         #[test]
         fn any_text_is_read(text in "[\\[\\]{}\"'.=#,\\\\a\u{e9} \\n]{0,80}") {
-            let _ = Config::parse(&text);
+            let _ = ContainerdConfig::parse(&text);
         }
     }
 }

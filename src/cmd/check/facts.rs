@@ -3,14 +3,15 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 
+use super::super::source::read_or_empty;
 use super::config;
 use super::kernel::Kernel;
-use super::programs::{self, Containerd, Kind, Kubelet, Plugin};
+use super::programs::{self, Containerd, Kubelet, OciRuntime, Origin, PluginFile};
 use crate::map::assign::{Wants, assign};
 use crate::map::kind::Both;
 use crate::map::pool::NodeIds;
 use crate::pod::{node, presence, rundir, userns};
-use crate::sys::file;
+use crate::sys::{capability, file};
 
 /// `statfs` magic of cgroup v2 (`linux/magic.h`).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
@@ -22,7 +23,7 @@ pub const SPARE: u64 = 100;
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Its users and groups, or why they are not known.
-    pub ids: Result<(NodeIds, NodeIds), String>,
+    pub ids: Result<Both<NodeIds>, String>,
     /// Users and groups are mapped alike, and in one piece.
     pub plain: bool,
     /// Whether we are its root.
@@ -33,15 +34,12 @@ pub struct Facts {
     pub setgroups_denied: bool,
     /// Making a user namespace with the node's own map: an errno, and what failed.
     pub namespace: Result<(), (i32, String)>,
-    /// What the kernel allows.
     pub limits: Limits,
     /// How many namespaces the plugin has made for pods.
     pub pinned: u64,
-    /// What the kernel can do.
     pub kernel: Kernel,
     /// The calls of this process itself are folded.
     pub supervised: bool,
-    /// The container runtime.
     pub containerd: Containerd,
     /// kubelet, if it runs.
     pub kubelet: Option<Kubelet>,
@@ -50,7 +48,7 @@ pub struct Facts {
     /// Where file systems are mounted.
     pub mounts: Vec<String>,
     /// What is in containerd's plugin folder.
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<PluginFile>,
     /// The plugin's own configuration: where it is, and its text.
     pub drop_in: (String, String),
     /// Ours in the folder of NRI 0.1.
@@ -60,7 +58,7 @@ pub struct Facts {
     /// The instance of the plugin that acts.
     pub acting: Option<u32>,
     /// The low-level runtime.
-    pub runtime: Option<programs::Runtime>,
+    pub runtime: Option<OciRuntime>,
     /// Somebody listens on journald's socket.
     pub journald: bool,
     /// The controllers of cgroup v2, if that is what is mounted.
@@ -81,9 +79,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Reads them.
     pub fn gather() -> Limits {
-        let read = |name| programs::read(&format!("/proc/sys/{name}"), 64).trim().parse().ok();
+        let read = |name| read_or_empty(&format!("/proc/sys/{name}"), 64).trim().parse().ok();
         Limits {
             most: read("user/max_user_namespaces"),
             apparmor: read("kernel/apparmor_restrict_unprivileged_userns"),
@@ -103,11 +100,8 @@ impl Limits {
 }
 
 impl Facts {
-    /// Looks around.
     pub fn gather() -> Facts {
         let node = node::read();
-        let status = programs::read("/proc/self/status", 16 << 10);
-        let capabilities = presence::field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
         let containerd = Containerd::gather();
         let plugins = programs::plugins(folder(&containerd));
         let root = containerd.config.root.clone().unwrap_or_else(|| "/var/lib/containerd".into());
@@ -116,23 +110,23 @@ impl Facts {
         Facts {
             plain: node.as_ref().is_ok_and(|n| n.uids.ids().iter().count() == 1 && n.uids == n.gids),
             namespace: node.as_ref().map_or(Err((0, String::new())), try_namespace),
-            ids: node.map(|n| (n.uids, n.gids)),
-            root: presence::field(&status, "Uid:").is_some_and(|ids| ids.split_ascii_whitespace().nth(1) == Some("0")),
-            capabilities: capabilities.unwrap_or(0),
-            setgroups_denied: programs::read("/proc/self/setgroups", 16).trim() == "deny",
+            ids: node,
+            root: effective("Uid:") == Some(0),
+            capabilities: capability::effective(0).unwrap_or(0),
+            setgroups_denied: read_or_empty("/proc/self/setgroups", 16).trim() == "deny",
             limits: Limits::gather(),
             pinned: count_pinned(rundir::PATH),
             kernel: Kernel::gather(None),
             supervised: presence::we_are_supervised(),
             kubelet: Kubelet::gather(),
             tmpfs: is_tmpfs.then_some(root),
-            mounts: mount_points(&programs::read("/proc/self/mountinfo", 16 << 20)),
+            mounts: mount_points(&read_or_empty("/proc/self/mountinfo", 16 << 20)),
             drop_in: drop_in(&plugins),
             plugins,
-            old_plugin: programs::plugins(OLD_FOLDER).into_iter().find(|p| p.kind != Kind::Foreign).map(|p| p.name),
+            old_plugin: programs::plugins(OLD_FOLDER).into_iter().find(|p| p.origin != Origin::Foreign).map(|p| p.name),
             nri_socket: fs::exists(socket).unwrap_or(false),
             acting: rundir::acting(rundir::PATH),
-            runtime: programs::Runtime::gather(&containerd.config),
+            runtime: OciRuntime::gather(&containerd.config),
             journald: UnixDatagram::unbound().is_ok_and(|s| s.connect("/run/systemd/journal/socket").is_ok()),
             controllers: controllers(),
             this: std::env::current_exe().map_or_else(|_| "uid-nri-plugin".into(), |p| p.display().to_string()),
@@ -149,8 +143,14 @@ impl Facts {
 
     /// Whether every id that an image may use is in the node's map.
     pub fn needs_nothing(&self) -> bool {
-        self.ids.as_ref().is_ok_and(|(uids, gids)| uids.covers_16_bits() && gids.covers_16_bits())
+        self.ids.as_ref().is_ok_and(|ids| ids.all(NodeIds::covers_16_bits))
     }
+}
+
+/// This process's effective id, by its name in `/proc/PID/status`.
+pub fn effective(name: &str) -> Option<u32> {
+    let status = presence::status(std::process::id())?;
+    presence::field(&status, name)?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The fifth column of `/proc/PID/mountinfo`.
@@ -159,12 +159,12 @@ fn mount_points(mountinfo: &str) -> Vec<String> {
 }
 
 /// The plugin's configuration: of the two files of its name the one that is there.
-pub fn drop_in(plugins: &[Plugin]) -> (String, String) {
-    let ours = plugins.iter().find(|p| p.kind != Kind::Foreign && p.is_named());
+pub fn drop_in(plugins: &[PluginFile]) -> (String, String) {
+    let ours = plugins.iter().find(|p| p.origin != Origin::Foreign && p.is_named());
     let name = ours.map_or("00-uid-mapper", |p| &p.name);
     let [path, other] = [name, &name[3..]].map(|name| format!("/etc/nri/conf.d/{name}.conf"));
     let path = if fs::exists(&path).unwrap_or(false) || !fs::exists(&other).unwrap_or(false) { path } else { other };
-    let text = programs::read(&path, config::MAX_BYTES);
+    let text = read_or_empty(&path, config::MAX_BYTES);
     (path, text)
 }
 
@@ -187,9 +187,8 @@ fn try_namespace(node: &Both<NodeIds>) -> Result<(), (i32, String)> {
 
 fn count_pinned(run: &str) -> u64 {
     let pods = format!("{run}/pods");
-    let is_pin = |name: &String| name.ends_with(".user");
-    let of = |pod: &String| programs::names(&format!("{pods}/{pod}")).iter().filter(|name| is_pin(name)).count() as u64;
-    programs::names(&pods).iter().map(of).sum()
+    let of = |pod: &String| programs::names(&format!("{pods}/{pod}"));
+    programs::names(&pods).iter().flat_map(of).filter(|name| name.ends_with(".user")).count() as u64
 }
 
 /// Whether we are in the machine's own user namespace, by its number (PROC_USER_INIT_INO).
@@ -201,7 +200,7 @@ pub fn is_machine() -> bool {
 pub fn controllers() -> Option<String> {
     let root = file::open_dir("/sys/fs/cgroup").ok()?;
     let v2 = file::file_system(&root).is_ok_and(|magic| magic == CGROUP2_MAGIC);
-    v2.then(|| programs::read("/sys/fs/cgroup/cgroup.controllers", 4096).trim().to_owned())
+    v2.then(|| read_or_empty("/sys/fs/cgroup/cgroup.controllers", 4096).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use super::super::plan;
+use super::super::source::read_or_empty as read;
 use super::super::subid::{self, Subordinate, User};
-use super::facts::{Limits, controllers, is_machine};
+use super::facts::{Limits, controllers, effective, is_machine};
 use super::kernel::{Kernel, errno_text};
 use super::node::judge_controllers;
-use super::programs::{find, read};
+use super::programs::find;
 use super::{Finding, shell};
 use crate::map::chain::Band;
-use crate::pod::presence::{self, field};
+use crate::map::kind::{Both, Kind};
+use crate::pod::presence;
 use crate::sys::{pipe, probe};
 
 /// What is so.
@@ -26,8 +28,7 @@ pub struct Facts {
     login: String,
     /// What /etc/nsswitch.conf has for subid, if that is not the files.
     source: Option<String>,
-    subuids: Subordinate,
-    subgids: Subordinate,
+    subordinate: Both<Subordinate>,
     /// Where ids begin that nobody has.
     free: u64,
     /// newuidmap and newgidmap.
@@ -90,13 +91,11 @@ const PACKAGES: [(&str, &str, &str); 5] = [
 impl Facts {
     /// Looks around.
     pub fn gather() -> Facts {
-        let status = read("/proc/self/status", 16 << 10);
-        let id = |name| field(&status, name).and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok());
-        let (uid, gid) = (id("Uid:").unwrap_or(0), id("Gid:").unwrap_or(0));
+        let (uid, gid) = (effective("Uid:").unwrap_or(0), effective("Gid:").unwrap_or(0));
         let env = |name| std::env::var(name).unwrap_or_default();
         let user = subid::user(&uid.to_string());
-        let of = |gids| user.as_ref().map_or_else(|_| Subordinate::default(), |u| Subordinate::gather(gids, u));
-        let (subuids, subgids) = (of(false), of(true));
+        let of = |kind| user.as_ref().map_or_else(|_| Subordinate::default(), |u| Subordinate::gather(kind, u));
+        let subordinate = Both { uids: of(Kind::Uid), gids: of(Kind::Gid) };
         let (machine, tools) = (is_machine(), ["newuidmap", "newgidmap"]);
         let tools = tools.map(|name| Tool::gather(name, !machine));
         let slice = format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers");
@@ -108,7 +107,7 @@ impl Facts {
         let trial = File::options().write(true).custom_flags(libc::O_TMPFILE).open(&dir);
         let linger = user.as_ref().map_or(String::new(), |(name, ..)| format!("/var/lib/systemd/linger/{name}"));
         let kernel = Kernel::gather(Some((uid, gid)));
-        let mapped = user.as_ref().ok().filter(|_| uid != 0).and_then(|u| try_map(u, [&subuids, &subgids], &tools));
+        let mapped = user.as_ref().ok().filter(|_| uid != 0).and_then(|u| try_map(u, &subordinate, &tools));
         let engines = ENGINES.iter().filter(|(name, ..)| find(name).is_some());
         // Else Podman's first process would keep a map of one id, also when there are more.
         let asked = mapped == Some(Ok(()));
@@ -133,11 +132,16 @@ impl Facts {
             machine,
             user,
             uid,
-            subuids,
-            subgids,
+            subordinate,
             tools,
             kernel,
         }
+    }
+}
+
+impl Facts {
+    fn enable_linger(&self) -> String {
+        format!("sudo loginctl enable-linger {}", shell(self.user.as_ref().map_or("USER", |(name, ..)| name)))
     }
 }
 
@@ -153,10 +157,11 @@ impl Tool {
 }
 
 /// Makes a user namespace with the map that plan gives this user; None: there is no such map, or nobody to ask.
-fn try_map((name, uid, gid): &User, ids: [&Subordinate; 2], tools: &[Tool; 2]) -> Option<Result<(), String>> {
+fn try_map(user: &User, ids: &Both<Subordinate>, tools: &[Tool; 2]) -> Option<Result<(), String>> {
     let mut commands = Vec::new();
-    for ((ids, own), tool) in ids.into_iter().zip([Some(*uid), *gid]).zip(tools) {
-        let lines = plan::unasked(&ids.clone().granted(name, own).ok()?).ok()?;
+    for (kind, tool) in Kind::BOTH.into_iter().zip(tools) {
+        let granted = ids.of(kind).clone().granted(&user.0, subid::own(user, kind));
+        let lines = plan::unasked(&granted.ok()?).ok()?;
         commands.push((tool.path.as_deref().filter(|_| tool.privileged)?, lines));
     }
     let map = |pid: u32, (path, lines): &(&str, Vec<Band>)| {
@@ -210,88 +215,78 @@ fn packages(os_release: &str) -> (&'static str, &'static str) {
 
 /// Gathers and judges.
 pub fn check() -> Vec<Finding> {
-    // Facts are needed to the end of the process, and not dropped one by one.
-    findings(Box::leak(Box::new(Facts::gather())))
+    findings(&Facts::gather())
 }
 
-/// All of them.
 fn findings(facts: &Facts) -> Vec<Finding> {
-    let place = (!facts.machine).then_some(place as fn(&Facts) -> Finding);
-    let all = [ids, newuidmap, namespaces, kernel, others, cgroup, session, network, fuse, engine];
-    place.iter().chain(&all).map(|judge| judge(facts)).collect()
+    let mut all =
+        judge!(facts: place, ids, newuidmap, namespaces, kernel, others, cgroup, session, network, fuse, engine);
+    all.retain(|f: &Finding| !f.found.is_empty());
+    all
 }
 
-fn place(_: &Facts) -> Finding {
-    let mut f = Finding::new("place");
-    let text = "this is inside a user namespace, perhaps a node: what follows is about a node to be started in here";
-    f.warn(text, &["uid-nri-plugin check --host  # on the host", "uid-nri-plugin check  # in a node"]);
-    f
-}
-
-fn ids(facts: &Facts) -> Finding {
-    let mut f = Finding::new("ids");
-    if facts.uid == 0 {
+/// Says something only where this is not the machine.
+fn place(f: &mut Finding, facts: &Facts) {
+    if !facts.machine {
         f.warn(
-            "this is root: ask as the user who is to start the node",
-            &["su - USER -c 'uid-nri-plugin check --host'"],
+            "this is inside a user namespace, perhaps a node: what follows is about a node to be started in here",
+            "uid-nri-plugin check --host  # on the host\nuid-nri-plugin check  # in a node",
         );
+    }
+}
+
+fn ids(f: &mut Finding, facts: &Facts) {
+    if facts.uid == 0 {
+        let remedy = "su - USER -c 'uid-nri-plugin check --host'";
+        f.warn("this is root: ask as the user who is to start the node", remedy);
     }
     let name = match &facts.user {
         Ok((name, ..)) => name,
-        Err(why) => {
-            f.problem(why, &[&format!("getent passwd {}", facts.uid)]);
-            return f;
-        }
+        Err(why) => return f.problem(why, &format!("getent passwd {}", facts.uid)),
     };
-    let files = [("/etc/subuid", &facts.subuids), ("/etc/subgid", &facts.subgids)];
-    for (path, found) in files {
+    let files = Kind::BOTH.map(|kind| (format!("/etc/sub{kind}"), facts.subordinate.of(kind)));
+    for (path, found) in &files {
         let edit = format!("sudoedit {path}");
         for line in &found.ignored {
-            f.warn(&format!("{line}: newuidmap passes over it"), &[&edit]);
+            f.warn(&format!("{line}: newuidmap passes over it"), &edit);
         }
         match (&found.refused, &facts.source) {
-            (Some(why), Some(_)) => f.warn(why, &[&format!("getsubids {}", shell(name))]),
-            (Some(why), None) => f.problem(&format!("{why}: newuidmap refuses it"), &[&edit]),
+            (Some(why), Some(_)) => f.warn(why, &format!("getsubids {}", shell(name))),
+            (Some(why), None) => f.problem(&format!("{why}: newuidmap refuses it"), &edit),
             (None, _) => {}
         }
     }
     if files.iter().any(|(_, found)| found.refused.is_some()) {
-        return f;
+        return;
     }
     if !["", name].contains(&facts.login.as_str()) {
-        f.warn(
-            &format!("USER is {}, and Podman takes that one's ids", facts.login),
-            &[&format!("export USER={}", shell(name))],
-        );
+        let text = format!("USER is {}, and Podman takes that one's ids", facts.login);
+        f.warn(&text, &format!("export USER={}", shell(name)));
     }
-    let (uids, gids) = (facts.subuids.count(), facts.subgids.count());
+    let (uids, gids) = (facts.subordinate.uids.count(), facts.subordinate.gids.count());
     let text = format!("{uids} subordinate uids and {gids} gids for {name}");
     let line = shell(&format!("{name}:{}:{WANTED}", facts.free));
-    let add = |path| match &facts.source {
-        Some(source) => format!("# have {source} give more of them (nsswitch.conf)"),
-        None => format!("echo {line} | sudo tee -a {path}"),
+    let add = |(path, _): &(String, _)| match &facts.source {
+        Some(source) => format!("# have {source} give more of them (nsswitch.conf)\n"),
+        None => format!("echo {line} | sudo tee -a {path}\n"),
     };
-    let lines: Vec<String> =
-        files.iter().filter(|(_, of)| of.count() < FEW && of.ignored.is_empty()).map(|(path, _)| add(path)).collect();
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let lines: String = files.iter().filter(|(_, of)| of.count() < FEW && of.ignored.is_empty()).map(add).collect();
     match uids.min(gids) {
         _ if facts.uid == 0 => f.note(&text),
         0 => f.problem(&text, &lines),
         n if n < FEW => f.warn(&format!("{text}: few"), &lines),
         _ => f.note(&text),
     }
-    f
 }
 
-fn newuidmap(facts: &Facts) -> Finding {
-    let mut f = Finding::new("newuidmap");
+fn newuidmap(f: &mut Finding, facts: &Facts) {
     let (install, package) = facts.packages;
     for tool in &facts.tools {
         match &tool.path {
-            None => f.problem(&format!("{} is not installed", tool.name), &[&format!("{install} {package}")]),
+            None => f.problem(&format!("{} is not installed", tool.name), &format!("{install} {package}")),
             Some(path) if !tool.privileged => {
-                let remedy = format!("sudo chmod u+s {}", shell(path));
-                f.problem(&format!("{path} is neither set-uid root nor has capabilities"), &[&remedy]);
+                let text = format!("{path} is neither set-uid root nor has capabilities");
+                f.problem(&text, &format!("sudo chmod u+s {}", shell(path)));
             }
             Some(path) => f.note(path),
         }
@@ -300,133 +295,103 @@ fn newuidmap(facts: &Facts) -> Finding {
         Some(Ok(())) => f.note("they make the planned map"),
         Some(Err(said)) => f.problem(
             said,
-            &["uid-nri-plugin plan  # the map that was tried", "id; findmnt -T /usr/bin  # its group, and nosuid"],
+            "uid-nri-plugin plan  # the map that was tried\nid; findmnt -T /usr/bin  # its group, and nosuid",
         ),
         None => {}
     }
-    f
 }
 
-fn namespaces(facts: &Facts) -> Finding {
-    let mut f = Finding::new("namespaces");
-    let most = facts.limits.most;
-    match (facts.kernel.namespaces, most) {
+fn namespaces(f: &mut Finding, facts: &Facts) {
+    match (facts.kernel.namespaces, facts.limits.most) {
         (0, Some(most)) if most < FEW => {
             let remedy = "sudo sysctl -w user.max_user_namespaces=65536";
-            f.warn(&format!("only {most} user namespaces are allowed"), &[remedy]);
+            f.warn(&format!("only {most} user namespaces are allowed"), remedy);
         }
         (0, Some(most)) => f.note(&format!("this user makes user namespaces (limit {most})")),
         (0, None) => f.note("this user makes user namespaces"),
         (e, _) => {
             let text = format!("this user makes no user namespaces: {}", errno_text(e));
-            f.problem(&text, &[facts.limits.remedy()]);
+            f.problem(&text, facts.limits.remedy());
         }
     }
-    f
 }
 
-fn kernel(facts: &Facts) -> Finding {
-    facts.kernel.finding()
+fn kernel(f: &mut Finding, facts: &Facts) {
+    facts.kernel.judge(f);
 }
 
-fn others(facts: &Facts) -> Finding {
-    let mut f = Finding::new("others");
-    facts.kernel.judge_listener(&mut f, facts.supervised);
-    if f.found.is_empty() {
-        f.note("no seccomp listener in the way");
-    }
-    f
+fn others(f: &mut Finding, facts: &Facts) {
+    facts.kernel.judge_listener(f, facts.supervised);
+    f.note_if_empty("no seccomp listener in the way");
 }
 
-fn cgroup(facts: &Facts) -> Finding {
-    let mut f = Finding::new("cgroup");
+fn cgroup(f: &mut Finding, facts: &Facts) {
     match (&facts.controllers, facts.cgroup2) {
         (_, false) => {
             let args = "systemd.unified_cgroup_hierarchy=1";
-            f.problem(
-                "not version 2",
-                &[&match facts.packages.0 {
-                    "sudo dnf install" => format!("sudo grubby --update-kernel=ALL --args={args}"),
-                    _ => format!("# boot with {args} (kernel's command line)"),
-                }],
-            );
+            let remedy = match facts.packages.0 {
+                "sudo dnf install" => format!("sudo grubby --update-kernel=ALL --args={args}"),
+                _ => format!("# boot with {args} (kernel's command line)"),
+            };
+            f.problem("not version 2", &remedy);
         }
-        (None, true) => {
-            let name = facts.user.as_ref().map_or("USER", |(name, ..)| name);
-            let remedy = format!("sudo loginctl enable-linger {}", shell(name));
-            f.warn("no systemd user manager, which delegates controllers", &[&remedy]);
-        }
-        (Some(list), true) => judge_controllers(&mut f, list),
+        (None, true) => f.warn("no systemd user manager, which delegates controllers", &facts.enable_linger()),
+        (Some(list), true) => judge_controllers(f, list),
     }
-    f
 }
 
-fn session(facts: &Facts) -> Finding {
-    let mut f = Finding::new("session");
+fn session(f: &mut Finding, facts: &Facts) {
     let (dir, is_writable) = &facts.runtime_dir;
-    match (dir.is_empty(), is_writable) {
-        (_, true) => f.note(&format!("XDG_RUNTIME_DIR {dir}")),
-        (is_unset, false) => {
-            let what = if is_unset { "not set" } else { "nothing that can be written to" };
-            let remedy = format!("export XDG_RUNTIME_DIR=/run/user/{}  # logging in makes it, su not", facts.uid);
-            f.warn(&format!("XDG_RUNTIME_DIR is {what}"), &[&remedy]);
-        }
+    if *is_writable {
+        f.note(&format!("XDG_RUNTIME_DIR {dir}"));
+    } else {
+        let what = if dir.is_empty() { "not set" } else { "nothing that can be written to" };
+        let remedy = format!("export XDG_RUNTIME_DIR=/run/user/{}  # logging in makes it, su not", facts.uid);
+        f.warn(&format!("XDG_RUNTIME_DIR is {what}"), &remedy);
     }
     if !facts.lingers {
-        let name = facts.user.as_ref().map_or("USER", |(name, ..)| name);
-        f.warn("no linger: the node ends when you log out", &[&format!("sudo loginctl enable-linger {}", shell(name))]);
+        f.warn("no linger: the node ends when you log out", &facts.enable_linger());
     }
-    f
 }
 
-fn network(facts: &Facts) -> Finding {
-    let mut f = Finding::new("network");
+fn network(f: &mut Finding, facts: &Facts) {
     if !facts.missing.is_empty() {
         let list = facts.missing.join(" ");
         let keep = format!("printf '%s\\n' {list} | sudo tee /etc/modules-load.d/usernetes.conf");
-        f.warn(&format!("not loaded: {list}"), &[&format!("sudo modprobe -a {list}"), &keep]);
+        f.warn(&format!("not loaded: {list}"), &format!("sudo modprobe -a {list}\n{keep}"));
     }
     if facts.strict {
         let keep = "echo net.ipv4.conf.default.rp_filter=2 | sudo tee /etc/sysctl.d/99-usernetes.conf";
-        f.warn(
-            "net.ipv4.conf.default.rp_filter is 1: packets between nodes are dropped",
-            &[keep, "sudo sysctl --system"],
-        );
+        let text = "net.ipv4.conf.default.rp_filter is 1: packets between nodes are dropped";
+        f.warn(text, &format!("{keep}\nsudo sysctl --system"));
     }
-    if f.found.is_empty() {
-        f.note("modules and rp_filter are as Kubernetes' networks need them");
-    }
-    f
+    f.note_if_empty("modules and rp_filter are as Kubernetes' networks need them");
 }
 
-fn fuse(facts: &Facts) -> Finding {
-    let mut f = Finding::new("fuse");
+fn fuse(f: &mut Finding, facts: &Facts) {
     match (facts.fuse, facts.kernel.overlay) {
         (true, _) => f.note("/dev/fuse"),
         (false, 0) => f.note("no /dev/fuse, and none needed: overlay works"),
-        (false, _) => f.warn("no /dev/fuse for fuse-overlayfs", &["sudo modprobe fuse && sudo chmod 666 /dev/fuse"]),
+        (false, _) => f.warn("no /dev/fuse for fuse-overlayfs", "sudo modprobe fuse && sudo chmod 666 /dev/fuse"),
     }
-    f
 }
 
-fn engine(facts: &Facts) -> Finding {
-    let mut f = Finding::new("engine");
+fn engine(f: &mut Finding, facts: &Facts) {
     let works = facts.engines.iter().any(|(_, is)| matches!(is, Some(Ok(true)) | None));
     for (name, rootless) in &facts.engines {
-        match rootless {
-            Some(Ok(true)) => f.note(&format!("{name}, rootless")),
-            Some(Ok(false)) => f.note(&format!("{name}, not rootless")),
-            Some(Err(why)) if !works => f.note(&format!("{name} does not answer: {why}")),
-            Some(Err(_)) => f.note(&format!("{name} does not answer")),
-            None => f.note(name),
-        }
+        f.note(&match rootless {
+            Some(Ok(true)) => format!("{name}, rootless"),
+            Some(Ok(false)) => format!("{name}, not rootless"),
+            Some(Err(why)) if !works => format!("{name} does not answer: {why}"),
+            Some(Err(_)) => format!("{name} does not answer"),
+            None => (*name).to_owned(),
+        });
     }
     match facts.engines[..] {
-        [] => f.problem("no podman, docker or nerdctl to run the node", &[&format!("{} podman", facts.packages.0)]),
-        [(name, _), ..] if !works => f.problem("no rootless engine answers", &[&format!("{name} info")]),
+        [] => f.problem("no podman, docker or nerdctl to run the node", &format!("{} podman", facts.packages.0)),
+        [(name, _), ..] if !works => f.problem("no rootless engine answers", &format!("{name} info")),
         _ => {}
     }
-    f
 }
 
 #[cfg(test)]
@@ -450,8 +415,7 @@ mod tests {
             uid: 1000,
             login: "alice".into(),
             source: None,
-            subuids: ids(2048),
-            subgids: ids(2048),
+            subordinate: Both { uids: ids(2048), gids: ids(2048) },
             free: 165_536,
             tools: [tool("newuidmap"), tool("newgidmap")],
             mapped: Some(Ok(())),
@@ -504,8 +468,7 @@ ok       engine      podman, rootless; docker, not rootless
     #[test]
     fn an_account_with_nothing() {
         let facts = Facts {
-            subuids: Subordinate::default(),
-            subgids: Subordinate::default(),
+            subordinate: Both::default(),
             tools: ["newuidmap", "newgidmap"].map(|name| Tool { name, path: None, privileged: false }),
             mapped: None,
             kernel: Kernel {
@@ -567,12 +530,12 @@ problem  engine      no podman, docker or nerdctl to run the node
 warning  ids         2048 subordinate uids and 16 gids for alice: few
          echo alice:165536:2048 | sudo tee -a /etc/subgid
 ";
-        assert_eq!(one("ids", |f| f.subgids = ids(16)), expected);
+        assert_eq!(one("ids", |f| f.subordinate.gids = ids(16)), expected);
         let expected = "\
 warning  ids         2048 subordinate uids and 16 gids for alice: few
          # have sss give more of them (nsswitch.conf)
 ";
-        let elsewhere = |f: &mut Facts| (f.subgids, f.source) = (ids(16), Some("sss".into()));
+        let elsewhere = |f: &mut Facts| (f.subordinate.gids, f.source) = (ids(16), Some("sss".into()));
         assert_eq!(one("ids", elsewhere), expected);
         let expected = "\
 problem  ids         /etc/subuid: line 3, \"alice:101000:2048\": overlaps another
@@ -580,10 +543,10 @@ problem  ids         /etc/subuid: line 3, \"alice:101000:2048\": overlaps anothe
          sudoedit /etc/subuid
 ";
         let why = "/etc/subuid: line 3, \"alice:101000:2048\": overlaps another line of this user";
-        assert_eq!(one("ids", |f| f.subuids.refused = Some(why.into())), expected);
-        let unknown = one("ids", |f| (f.subuids.refused, f.source) = (Some("x".into()), Some("sss".into())));
+        assert_eq!(one("ids", |f| f.subordinate.uids.refused = Some(why.into())), expected);
+        let unknown = one("ids", |f| (f.subordinate.uids.refused, f.source) = (Some("x".into()), Some("sss".into())));
         assert_eq!(unknown, "warning  ids         x\n         getsubids alice\n");
-        let blank = one("ids", |f| f.subgids.ignored = vec!["/etc/subgid: line 1".into()]);
+        let blank = one("ids", |f| f.subordinate.gids.ignored = vec!["/etc/subgid: line 1".into()]);
         let expected = "\
 warning  ids         /etc/subgid: line 1: newuidmap passes over it; 2048
                      subordinate uids and 2048 gids for alice

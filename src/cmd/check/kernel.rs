@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 
+use super::super::source::read_or_empty;
 use super::Finding;
-use super::programs::read;
 use crate::map::cut;
 use crate::pod::presence;
 use crate::sys::seccomp::{ALLOW, Insn};
@@ -58,7 +58,7 @@ impl Kernel {
             mounts,
             overlay,
             replaced,
-            permits: read(PERMITS, 8).starts_with('N'),
+            permits: read_or_empty(PERMITS, 8).starts_with('N'),
             idmapped,
             listener,
             notification: probe::has_notification(),
@@ -68,29 +68,28 @@ impl Kernel {
         }
     }
 
-    /// The finding about features. That of the namespaces is told elsewhere.
-    pub fn finding(&self) -> Finding {
-        let mut f = Finding::new("kernel");
+    /// Tells of features. Those of namespaces are told elsewhere.
+    pub fn judge(&self, f: &mut Finding) {
         f.note(&self.release);
         match self.mounts {
             0 => f.note("new mounts"),
             NOT_TRIED => {}
-            libc::ENOSYS => f.problem("no fsopen and move_mount", &["# boot a kernel of 5.2 or later"]),
-            e => f.problem(&format!("fsopen fails: {}", errno_text(e)), &[UNCONFINED]),
+            libc::ENOSYS => f.problem("no fsopen and move_mount", "# boot a kernel of 5.2 or later"),
+            e => f.problem(&format!("fsopen fails: {}", errno_text(e)), UNCONFINED),
         }
         match self.overlay {
             0 => f.note("overlay"),
             NOT_TRIED => {}
-            libc::EPERM if self.permits => f.warn("overlay in user namespaces is switched off", &PERMIT),
+            libc::EPERM if self.permits => f.warn("overlay in user namespaces is switched off", PERMIT),
             e => f.warn(
                 &format!("no overlay in user namespaces (5.11): {}", errno_text(e)),
-                &["# have containerd use its native snapshotter, or fuse-overlayfs"],
+                "# have containerd use its native snapshotter, or fuse-overlayfs",
             ),
         }
         match (self.notification, self.pidfd_getfd) {
             (true, true) => f.note("seccomp notification"),
-            (false, _) => f.warn("no seccomp notification (5.0) for supervise", &["# boot a kernel of 5.6 or later"]),
-            (true, false) => f.warn("no pidfd_getfd (5.6) for supervise", &["# boot a kernel of 5.6 or later"]),
+            (false, _) => f.warn("no seccomp notification (5.0) for supervise", "# boot a kernel of 5.6 or later"),
+            (true, false) => f.warn("no pidfd_getfd (5.6) for supervise", "# boot a kernel of 5.6 or later"),
         }
         // Neither is needed: the one makes supervise faster, the other is for pods with hostUsers: false.
         if !self.killable {
@@ -102,34 +101,31 @@ impl Kernel {
             NOT_TRIED | libc::ENOSPC => {}
             e => f.note(&format!("no idmapped mounts (6.3): {}", errno_text(e))),
         }
-        f
     }
 
     /// Tells of a listener, or of a setting, that is in supervise's way.
     pub fn judge_listener(&self, f: &mut Finding, supervised: bool) {
         if self.no_tracing {
-            let remedies = [
-                "# on the host, then boot it, as 3 stays:",
-                "echo kernel.yama.ptrace_scope=2 >/etc/sysctl.d/99-ptrace.conf",
-            ];
-            f.warn("kernel.yama.ptrace_scope is 3: supervise folds nothing", &remedies);
+            f.warn(
+                "kernel.yama.ptrace_scope is 3: supervise folds nothing",
+                "# on the host, then boot it, as 3 stays:\necho kernel.yama.ptrace_scope=2 >/etc/sysctl.d/99-ptrace.conf",
+            );
         }
         match self.listener {
             0 | NOT_TRIED => {}
             libc::EBUSY if supervised => {}
-            libc::EBUSY => f.warn("a seccomp listener is on this node already: supervise cannot run", &[UNCONFINED]),
+            libc::EBUSY => f.warn("a seccomp listener is on this node already: supervise cannot run", UNCONFINED),
             _ if !self.notification => {}
-            e => f.warn(&format!("supervise cannot install its filter: {}", errno_text(e)), &[UNCONFINED]),
+            e => f.warn(&format!("supervise cannot install its filter: {}", errno_text(e)), UNCONFINED),
         }
     }
 }
 
 /// Of Debian's kernels before 5.11; it cannot be written to.
 const PERMITS: &str = "/sys/module/overlay/parameters/permit_mounts_in_userns";
-const PERMIT: [&str; 2] = [
-    "echo options overlay permit_mounts_in_userns=1 | sudo tee /etc/modprobe.d/overlay.conf",
-    "sudo modprobe -r overlay && sudo modprobe overlay",
-];
+const PERMIT: &str = "\
+echo options overlay permit_mounts_in_userns=1 | sudo tee /etc/modprobe.d/overlay.conf
+sudo modprobe -r overlay && sudo modprobe overlay";
 
 /// What takes a container engine's seccomp profile away.
 pub const UNCONFINED: &str = "podman run --security-opt seccomp=unconfined IMAGE  # on the host";
@@ -224,6 +220,12 @@ pub mod tests {
         no_tracing: false,
     };
 
+    fn finding(kernel: &Kernel) -> Finding {
+        let mut f = Finding::new("kernel");
+        kernel.judge(&mut f);
+        f
+    }
+
     fn kernel(release: &str) -> Kernel {
         Kernel { release: release.into(), ..GOOD }
     }
@@ -232,7 +234,7 @@ pub mod tests {
     fn features_are_told() {
         let expected = "ok       kernel      6.18.44; new mounts; overlay; seccomp notification;\n                     \
             idmapped mounts\n";
-        assert_eq!(kernel("6.18.44").finding().text(), expected);
+        assert_eq!(finding(&kernel("6.18.44")).text(), expected);
         let old = Kernel {
             mounts: libc::ENOSYS,
             overlay: NOT_TRIED,
@@ -249,7 +251,7 @@ problem  kernel      4.18.0; no fsopen and move_mount; no seccomp notification
          # boot a kernel of 5.2 or later
          # boot a kernel of 5.6 or later
 ";
-        assert_eq!(old.finding().text(), expected);
+        assert_eq!(finding(&old).text(), expected);
         let odd = Kernel {
             mounts: libc::EPERM,
             overlay: libc::EPERM,
@@ -266,7 +268,7 @@ problem  kernel      5.10.0; fsopen fails: Operation not permitted; no overlay
          # have containerd use its native snapshotter, or fuse-overlayfs
          # boot a kernel of 5.6 or later
 ";
-        assert_eq!(odd.finding().text(), expected);
+        assert_eq!(finding(&odd).text(), expected);
     }
 
     #[test]
@@ -298,7 +300,7 @@ problem  kernel      5.10.0; fsopen fails: Operation not permitted; no overlay
     #[test]
     fn what_is_no_lack_of_the_kernel() {
         // The one namespace that is allowed was used for the trial.
-        let one = Kernel { idmapped: libc::ENOSPC, ..kernel("6.18.44") }.finding();
+        let one = finding(&Kernel { idmapped: libc::ENOSPC, ..kernel("6.18.44") });
         assert_eq!((one.state, one.found.contains("idmapped")), (State::Ok, false));
         let expected = "\
 warning  kernel      5.10.0; new mounts; overlay in user namespaces is switched
@@ -308,7 +310,7 @@ warning  kernel      5.10.0; new mounts; overlay in user namespaces is switched
          sudo modprobe -r overlay && sudo modprobe overlay
 ";
         let debian = Kernel { overlay: libc::EPERM, permits: true, ..kernel("5.10.0") };
-        assert_eq!(debian.finding().text(), expected);
+        assert_eq!(finding(&debian).text(), expected);
     }
 
     /// A tmpfs without attributes that users may set, as before Linux 6.6, is like one of which containerd uses none.

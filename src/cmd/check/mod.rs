@@ -1,5 +1,16 @@
 //! `check`: can this node, or this account, do it? Findings, each with its remedy.
 
+/// Judges one thing after the other: each finding has the name of the function that judges it.
+macro_rules! judge {
+    ($facts:ident: $($judge:ident),*) => {
+        vec![$({
+            let mut finding = Finding::new(stringify!($judge));
+            $judge(&mut finding, $facts);
+            finding
+        }),*]
+    };
+}
+
 mod config;
 mod facts;
 mod host;
@@ -9,10 +20,10 @@ pub mod programs;
 
 use lexopt::prelude::*;
 
-use super::json::quote;
+use super::json::{self, object};
+use super::text::{WIDTH, fill, put};
 use crate::map::printable;
 
-/// What `check --help` prints.
 pub const HELP: &str = "\
 uid-nri-plugin check: whether pods can use any id on this node
 
@@ -52,24 +63,21 @@ pub fn configuration() -> String {
     facts::drop_in(&programs::plugins("/opt/nri/plugins")).1
 }
 
-/// What was asked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// `--host`.
-    pub host: bool,
-    /// `--json`.
-    pub json: bool,
+    host: bool,
+    json: bool,
 }
 
 /// Reads the options. None: help.
-pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, String> {
+pub fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
     let mut options = Options::default();
-    while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
+    while let Some(argument) = parser.next()? {
         match argument {
             Long("host") => options.host = true,
             Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(None),
-            other => return Err(other.unexpected().to_string()),
+            other => return Err(other.unexpected()),
         }
     }
     Ok(Some(options))
@@ -111,11 +119,6 @@ struct Finding {
     remedy: Vec<String>,
 }
 
-/// Columns: the state, the name, and where a remedy starts.
-const STATE: usize = 9;
-const NAME: usize = 12;
-const WIDTH: usize = 80;
-
 impl Finding {
     fn new(name: &'static str) -> Finding {
         Finding { name, state: State::Ok, found: String::new(), remedy: Vec::new() }
@@ -130,39 +133,47 @@ impl Finding {
         self.found += &printable(what);
     }
 
-    /// Adds something that is not, with what to do.
-    fn fault(&mut self, state: State, what: &str, remedy: &[&str]) {
-        self.note(what);
-        self.state = self.state.max(state);
-        for line in remedy {
-            // A restart, for example, serves all that came before it.
-            self.remedy.retain(|earlier| earlier != line);
-            self.remedy.push((*line).to_owned());
+    /// Says what is as it should be, where nothing else was said.
+    fn note_if_empty(&mut self, what: &str) {
+        if self.found.is_empty() {
+            self.note(what);
         }
     }
 
-    fn warn(&mut self, what: &str, remedy: &[&str]) {
+    /// Adds something that is not, with what to do: lines for a shell.
+    fn fault(&mut self, state: State, what: &str, remedy: &str) {
+        self.note(what);
+        self.state = self.state.max(state);
+        for line in remedy.lines() {
+            // A restart, for example, serves all that came before it.
+            self.remedy.retain(|earlier| earlier != line);
+            self.remedy.push(line.to_owned());
+        }
+    }
+
+    fn warn(&mut self, what: &str, remedy: &str) {
         self.fault(State::Warning, what, remedy);
     }
 
-    fn problem(&mut self, what: &str, remedy: &[&str]) {
+    fn problem(&mut self, what: &str, remedy: &str) {
         self.fault(State::Problem, what, remedy);
     }
 
     fn text(&self) -> String {
-        let mut text = pad(self.state.name(), STATE) + &pad(self.name, NAME);
-        lay(&mut text, &self.found, STATE + NAME, false);
-        for line in &self.remedy {
-            text.push_str(&pad("", STATE));
-            lay(&mut text, line, STATE, true);
-        }
+        let mut text = String::new();
+        lay(&mut text, &format!("{:<9}{:<12}", self.state.name(), self.name), &self.found, false);
+        self.remedy.iter().for_each(|line| lay(&mut text, "         ", line, true));
         text
     }
 
-    fn json(&self) -> String {
-        let remedy = if self.remedy.is_empty() { "null".into() } else { quote(&self.remedy.join("\n")) };
-        let (name, state) = (self.name, self.state.name());
-        format!("{{\"name\":\"{name}\",\"state\":\"{state}\",\"found\":{},\"remedy\":{remedy}}}", quote(&self.found))
+    fn json(&self) -> json::Value {
+        let remedy = (!self.remedy.is_empty()).then(|| {
+            self.remedy.join(
+                "
+",
+            )
+        });
+        object! { "name": self.name, "state": self.state.name(), "found": &self.found, "remedy": remedy.as_ref() }
     }
 }
 
@@ -171,54 +182,39 @@ fn worst(findings: &[Finding]) -> State {
 }
 
 fn json(findings: &[Finding], state: State) -> String {
-    let checks: Vec<String> = findings.iter().map(Finding::json).collect();
-    format!("{{\"checks\":[{}],\"state\":\"{}\"}}\n", checks.join(","), state.name())
+    let checks: json::Value = findings.iter().map(Finding::json).collect();
+    object! { "checks": checks, "state": state.name() }.to_string()
+        + "
+"
 }
 
-fn pad(text: &str, width: usize) -> String {
-    let mut padded = text.to_owned();
-    padded.extend(std::iter::repeat_n(' ', width.saturating_sub(text.len())));
-    padded
-}
-
-/// Adds a line whose first `indent` columns are written, and ends it. Longer text goes on in the next lines: prose is
-/// broken at any space, and in words that are longer than a line; a command where a shell takes a backslash, but never in
-/// words, since they are to be pasted.
-fn lay(out: &mut String, text: &str, indent: usize, command: bool) {
-    let whole = command && (text.starts_with('#') || text.chars().count() <= WIDTH - indent);
-    let (room, next, end_of_line) =
-        if command { (WIDTH - indent - 2, indent + 2, " \\\n") } else { (WIDTH - indent, indent, "\n") };
-    let (mut used, mut quoted) = (0, false);
-    let mut rest = text;
-    while !rest.is_empty() {
-        // Up to the next space that is not in quotes.
-        let mut end = rest.len();
-        for (at, c) in rest.char_indices() {
-            quoted ^= command && c == '\'';
-            if c == ' ' && !quoted && at > 0 {
-                end = at;
-                break;
-            }
-        }
-        let (mut piece, more) = rest.split_at(end);
-        if used > 0 && used + piece.chars().count() > room && !whole {
-            out.push_str(end_of_line);
-            out.push_str(&pad("", next));
-            piece = &piece[1..];
-            used = next - indent;
-        }
-        for c in piece.chars() {
-            if used == room && !command {
-                out.push('\n');
-                out.push_str(&pad("", next));
-                used = 0;
-            }
-            out.push(c);
-            used += 1;
-        }
-        rest = more;
+/// Adds a text beside a label. Long text goes on in the next lines: prose is broken at any blank, and in words that are
+/// longer than a line; a command where a shell takes a backslash, but never in words, since they are to be pasted.
+fn lay(out: &mut String, label: &str, text: &str, command: bool) {
+    let room = WIDTH - label.len();
+    if !command {
+        fill(out, label, 0, "", &mut text.split(' ').flat_map(|word| pieces(word, room)));
+    } else if text.starts_with('#') || text.chars().count() <= room {
+        put(out, format_args!("{label}{text}\n"));
+    } else {
+        let mut quoted = false;
+        let ends = |c| {
+            quoted ^= c == '\'';
+            c == ' ' && !quoted
+        };
+        fill(out, label, 2, " \\", &mut text.split(ends));
     }
-    out.push('\n');
+}
+
+/// A word in pieces of at most `most` characters; an empty one is one piece.
+fn pieces(word: &str, most: usize) -> impl Iterator<Item = &str> {
+    let mut rest = Some(word);
+    std::iter::from_fn(move || {
+        let word = rest?;
+        let end = word.char_indices().nth(most).map(|(at, _)| at);
+        rest = end.map(|end| &word[end..]);
+        Some(&word[..end.unwrap_or(word.len())])
+    })
 }
 
 /// A word for a shell, without what would steer a terminal.
@@ -241,10 +237,9 @@ fn shell(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsString;
 
     fn parsed(words: &[&str]) -> Result<Option<Options>, String> {
-        parse(lexopt::Parser::from_args(words.iter().map(OsString::from)))
+        parse(lexopt::Parser::from_args(words)).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -262,8 +257,8 @@ mod tests {
         let mut f = Finding::new("plugin");
         f.note("/opt/nri/plugins/00-uid-mapper");
         assert_eq!(f.text(), "ok       plugin      /opt/nri/plugins/00-uid-mapper\n");
-        f.warn("no instance acts, and nobody knows why that is so\u{1b}[2J", &["systemctl restart containerd"]);
-        f.problem("a third", &["a 'b c' d", "e"]);
+        f.warn("no instance acts, and nobody knows why that is so\u{1b}[2J", "systemctl restart containerd");
+        f.problem("a third", "a 'b c' d\ne");
         let expected = "\
 problem  plugin      /opt/nri/plugins/00-uid-mapper; no instance acts, and
                      nobody knows why that is so\\u{1b}[2J; a third
@@ -284,8 +279,8 @@ problem  plugin      /opt/nri/plugins/00-uid-mapper; no instance acts, and
     fn long_text_is_broken() {
         let laid = |text: &str, indent, command| {
             let mut out = String::new();
-            lay(&mut out, text, indent, command);
-            out
+            lay(&mut out, &" ".repeat(indent), text, command);
+            out.split_off(indent)
         };
         // Room for 5 and 9 columns.
         assert_eq!(laid("aa bb cc", 75, false).split_ascii_whitespace().collect::<Vec<_>>(), ["aa", "bb", "cc"]);

@@ -2,9 +2,10 @@
 
 use super::facts::{Facts, OLD_FOLDER, SPARE, folder, is_machine};
 use super::kernel::errno_text;
-use super::programs::Kind;
+use super::programs::Origin;
 use super::{Finding, State, shell};
 use crate::map::cut;
+use crate::map::kind::Both;
 use crate::map::pool::NodeIds;
 use crate::pod::config::{Inject, PluginConfig};
 use crate::pod::features::{RuntimeFeatures, major_minor};
@@ -15,54 +16,44 @@ const PAUSE: u32 = 65535;
 /// Debian's nobody and nogroup.
 const NOBODY: u32 = 65534;
 /// What supervises a whole node, and lies outside the volumes that a node keeps.
-const NODE: [&str; 3] = [
-    "# in the node's Dockerfile:",
-    "# COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/",
-    "# ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... as it was]",
-];
+const NODE: &str = "\
+# in the node's Dockerfile:
+# COPY --from=uid-nri-plugin /uid-nri-plugin /usr/local/bin/
+# ENTRYPOINT [\"uid-nri-plugin\", \"node\", \"--\", ... as it was]
+";
 
 /// Gathers and judges.
 pub fn check() -> Vec<Finding> {
     if is_machine() && presence::running("kubelet").is_none() {
         let mut f = Finding::new("node");
-        f.problem("this is no node, but the machine itself", &["uid-nri-plugin check --host"]);
+        f.problem("this is no node, but the machine itself", "uid-nri-plugin check --host");
         return vec![f];
     }
-    // Facts are needed to the end of the process, and not dropped one by one.
-    findings(Box::leak(Box::new(Facts::gather())))
+    findings(&Facts::gather())
 }
 
-/// All of them.
 fn findings(facts: &Facts) -> Vec<Finding> {
-    [ids, root, sandboxes, kernel, containerd, kubelet, plugin, runtime, others, journald, cgroup]
-        .iter()
-        .map(|judge| judge(facts))
-        .collect()
+    judge!(facts: ids, root, sandboxes, kernel, containerd, kubelet, plugin, runtime, others, journald, cgroup)
 }
 
 /// Which line is to be added to /etc/subuid can only be told where that file is.
 const GET_IDS: &str = "uid-nri-plugin check --host  # on the host: how to get ids";
 
-fn ids(facts: &Facts) -> Finding {
-    let mut f = Finding::new("ids");
-    match &facts.ids {
-        Err(e) => f.problem(e, &["podman run --uidmap 0:0:2048 --gidmap 0:0:2048 IMAGE  # on the host"]),
-        Ok((uids, gids)) => {
-            let text = |ids: &NodeIds| format!("{}: a pool of {}", ids.ids().listed(16), ids.pool());
-            match () {
-                () if uids == gids => f.note(&text(uids)),
-                () => f.note(&format!("uids {}; gids {}", text(uids), text(gids))),
-            }
-            match (uids.pool().min(gids.pool()), facts.containerd.supervised) {
-                (1, false) => f.problem("nobody but root has a slot", &[GET_IDS]),
-                (1, true) => f.warn("every other id is folded to root", &[GET_IDS]),
-                _ if facts.needs_nothing() => f.note("nothing is needed"),
-                _ if uids.contains(NOBODY) && gids.contains(NOBODY) => {}
-                _ => judge_nobody(&mut f, facts),
-            }
-        }
+fn ids(f: &mut Finding, facts: &Facts) {
+    let Both { uids, gids } = match &facts.ids {
+        Err(e) => return f.problem(e, "podman run --uidmap 0:0:2048 --gidmap 0:0:2048 IMAGE  # on the host"),
+        Ok(ids) => ids,
+    };
+    let text = |ids: &NodeIds| format!("{}: a pool of {}", ids.ids().listed(16), ids.pool());
+    let same = uids == gids;
+    f.note(&if same { text(uids) } else { format!("uids {}; gids {}", text(uids), text(gids)) });
+    match (uids.pool().min(gids.pool()), facts.containerd.supervised) {
+        (1, false) => f.problem("nobody but root has a slot", GET_IDS),
+        (1, true) => f.warn("every other id is folded to root", GET_IDS),
+        _ if facts.needs_nothing() => f.note("nothing is needed"),
+        _ if uids.contains(NOBODY) && gids.contains(NOBODY) => {}
+        _ => judge_nobody(f, facts),
     }
-    f
 }
 
 /// The node lacks an id that programs of Debian's compare with what they see.
@@ -84,13 +75,13 @@ fn judge_nobody(f: &mut Finding, facts: &Facts) {
     f.warn(
         "65534 is missing: in pods, Debian's sshd (permanently_set_uid: egid incorrect) and apt (Could not switch \
          group) fail",
-        &[
-            "uid-nri-plugin plan  # on the host, where the map can be chosen",
-            "# else in the node; containers lose NET_ADMIN and NET_RAW by it:",
-            &set,
-            RESTART,
-            "# or for one pod: annotation uid-mapper.noderesource.dev: inject=always",
-        ],
+        &format!(
+            "uid-nri-plugin plan  # on the host, where the map can be chosen
+# else in the node; containers lose NET_ADMIN and NET_RAW by it:
+{set}
+{RESTART}
+# or for one pod: annotation uid-mapper.noderesource.dev: inject=always"
+        ),
     );
 }
 
@@ -100,44 +91,38 @@ const NO_LIMIT: u64 = i32::MAX as u64;
 /// What making user namespaces takes, and their bits (`linux/capability.h`).
 const CAPABILITIES: [(&str, u64); 4] = [("SETGID", 6), ("SETUID", 7), ("SYS_ADMIN", 21), ("SETFCAP", 31)];
 
-fn root(facts: &Facts) -> Finding {
-    let mut f = Finding::new("root");
+fn root(f: &mut Finding, facts: &Facts) {
     if !facts.root {
         let again = format!("sudo {} check", shell(&facts.this));
-        f.problem("this is not the node's root: what follows is what this user can do", &[&again]);
-        return f;
+        return f.problem("this is not the node's root: what follows is what this user can do", &again);
     }
-    let missing: Vec<&str> =
-        CAPABILITIES.iter().filter(|(_, bit)| facts.capabilities >> bit & 1 == 0).map(|(name, _)| *name).collect();
+    let missing = CAPABILITIES.iter().filter(|(_, bit)| facts.capabilities >> bit & 1 == 0);
+    let missing: Vec<&str> = missing.map(|(name, _)| *name).collect();
     if !missing.is_empty() {
         let remedy = format!("podman run --cap-add={} IMAGE  # on the host", missing.join(","));
-        f.problem(&format!("root lacks CAP_{}", missing.join(", CAP_")), &[&remedy]);
+        f.problem(&format!("root lacks CAP_{}", missing.join(", CAP_")), &remedy);
     }
     if facts.setgroups_denied {
-        f.problem("setgroups is denied: the node has no subordinate groups", &[GET_IDS]);
+        f.problem("setgroups is denied: the node has no subordinate groups", GET_IDS);
     }
+    let raise = "sysctl -w user.max_user_namespaces=65536";
     match (&facts.namespace, facts.limits.most) {
         _ if facts.ids.is_err() || !missing.is_empty() => {}
-        (Err((libc::ENOSPC, what)), Some(0..SPARE)) => f.problem(what, &["sysctl -w user.max_user_namespaces=65536"]),
-        (Err((libc::ENOSPC, what)), _) => {
-            f.problem(what, &["sudo sysctl -w user.max_user_namespaces=65536  # on the host"]);
-        }
-        (Err((_, what)), _) => f.problem(what, &[facts.limits.remedy()]),
+        (Err((libc::ENOSPC, what)), Some(0..SPARE)) => f.problem(what, raise),
+        (Err((libc::ENOSPC, what)), _) => f.problem(what, &format!("sudo {raise}  # on the host")),
+        (Err((_, what)), _) => f.problem(what, facts.limits.remedy()),
         (Ok(()), Some(most)) if most < facts.pinned.saturating_add(SPARE) => {
             let text = format!("only {most} user namespaces are allowed, {} are in use for pods", facts.pinned);
-            f.warn(&text, &["sysctl -w user.max_user_namespaces=65536"]);
+            f.warn(&text, raise);
         }
         (Ok(()), Some(most)) if most < NO_LIMIT => f.note(&format!("makes and maps user namespaces (limit {most})")),
         (Ok(()), _) => f.note("makes and maps user namespaces"),
     }
-    f
 }
 
-fn sandboxes(facts: &Facts) -> Finding {
-    let mut f = Finding::new("sandboxes");
-    let Ok((uids, gids)) = &facts.ids else {
-        f.warn("not known without ids", &["uid-nri-plugin plan  # on the host"]);
-        return f;
+fn sandboxes(f: &mut Finding, facts: &Facts) {
+    let Ok(Both { uids, gids }) = &facts.ids else {
+        return f.warn("not known without ids", "uid-nri-plugin plan  # on the host");
     };
     match (uids.contains(PAUSE), gids.contains(PAUSE), facts.containerd.supervised) {
         (true, true, _) => f.note("the pause image's id 65535 is in the node's map"),
@@ -146,26 +131,23 @@ fn sandboxes(facts: &Facts) -> Finding {
             let low = uids.pool().saturating_sub(4);
             let map = |kind| format!("--{kind}map 0:0:{low} --{kind}map 65532:{low}:4");
             let remedy = match facts.plain && low >= 1000 {
-                true => format!("podman run {} {} IMAGE  # on the host", map("uid"), map("gid")),
-                false => "uid-nri-plugin plan  # on the host".into(),
+                true => format!("podman run {} {} IMAGE", map("uid"), map("gid")),
+                false => "uid-nri-plugin plan".into(),
             };
-            let [line, copy, entrypoint] = NODE;
             f.problem(
                 "the stock pause image's id 65535 is neither in the node's map nor folded by supervise: no pod starts",
-                &[&remedy, "# or, where the map cannot be chosen,", line, copy, entrypoint],
+                &format!("{remedy}  # on the host\n# or, where the map cannot be chosen,\n{NODE}"),
             );
         }
     }
-    f
 }
 
-fn kernel(facts: &Facts) -> Finding {
-    let mut f = facts.kernel.finding();
+fn kernel(f: &mut Finding, facts: &Facts) {
+    facts.kernel.judge(f);
     if facts.kernel.namespaces > 0 && facts.root {
         let text = format!("no mount namespaces: {}", errno_text(facts.kernel.namespaces));
-        f.problem(&text, &["podman run --privileged IMAGE  # on the host"]);
+        f.problem(&text, "podman run --privileged IMAGE  # on the host");
     }
-    f
 }
 
 const RESTART: &str = "systemctl restart containerd";
@@ -173,18 +155,11 @@ const RESTART: &str = "systemctl restart containerd";
 /// A node's programs are those of its image.
 const NEWER: &str = "# take a node image with containerd 2.3 and runc 1.2 or later";
 
-fn containerd(facts: &Facts) -> Finding {
+fn containerd(f: &mut Finding, facts: &Facts) {
     let c = &facts.containerd;
-    let mut f = Finding::new("containerd");
     let version = match &c.version {
-        None => {
-            f.problem("containerd is not installed", &[NEWER]);
-            return f;
-        }
-        Some(Err(e)) => {
-            f.warn(&format!("its version is not known: {e}"), &["containerd --version"]);
-            return f;
-        }
+        None => return f.problem("containerd is not installed", NEWER),
+        Some(Err(e)) => return f.warn(&format!("its version is not known: {e}"), "containerd --version"),
         Some(Ok(version)) => version,
     };
     f.note(&if c.nri.is_empty() { version.clone() } else { format!("{version} (NRI {})", c.nri) });
@@ -195,18 +170,17 @@ fn containerd(facts: &Facts) -> Finding {
     match (runtime.takes_namespaces, runtime.tells_user) {
         _ if facts.needs_nothing() => {}
         (true, true) => f.note("namespaces can be adjusted"),
-        (true, false) => f.warn("does not tell who a container runs as (2.3): only annotated ids work", &[NEWER]),
-        (false, _) if c.supervised => f.warn("takes no namespaces from plugins (2.2): ids are folded only", &[NEWER]),
-        (false, _) => f.problem("takes no namespaces from plugins (2.2)", &[NEWER]),
+        (true, false) => f.warn("does not tell who a container runs as (2.3): only annotated ids work", NEWER),
+        (false, _) if c.supervised => f.warn("takes no namespaces from plugins (2.2): ids are folded only", NEWER),
+        (false, _) => f.problem("takes no namespaces from plugins (2.2)", NEWER),
     }
     if let (Some(root), libc::EXDEV) = (&facts.tmpfs, facts.kernel.replaced) {
         let text = format!("its root, {root}, is a tmpfs, where containers cannot replace folders of an image (EXDEV)");
-        f.warn(&text, &["# keep it on a disk, or boot a kernel of 6.6 or later on the host"]);
+        f.warn(&text, "# keep it on a disk, or boot a kernel of 6.6 or later on the host");
     }
     if c.pid.is_none() {
-        f.problem("it does not run: no pod starts", &["systemctl start containerd"]);
+        f.problem("it does not run: no pod starts", "systemctl start containerd");
     }
-    f
 }
 
 /// What is to be said of a path that a volume has: it is filled from the image when it is new, and never again.
@@ -215,61 +189,44 @@ fn kept(facts: &Facts, path: &str) -> String {
     facts.volume(path).map(of).unwrap_or_default()
 }
 
-fn kubelet(facts: &Facts) -> Finding {
-    let mut f = Finding::new("kubelet");
-    match facts.kubelet {
-        None => f.note("none runs here"),
-        Some(kubelet) => f.note(&format!("pid {}", kubelet.pid)),
+fn kubelet(f: &mut Finding, facts: &Facts) {
+    let Some(kubelet) = facts.kubelet else { return f.note("none runs here") };
+    f.note(&format!("pid {}", kubelet.pid));
+    if kubelet.supervised {
+        f.note("under supervise");
+    } else if !facts.needs_nothing() {
+        let text = "not under supervise: pods with an unmapped runAsUser and a service account token do not start";
+        let this = shell(&facts.this);
+        f.problem(
+            &format!("{text}{}", kept(facts, "/etc/systemd/system")),
+            &format!(
+                "{NODE}# or, where the entrypoint has to stay, a drop-in in the node:
+d=/etc/systemd/system/kubelet.service.d; mkdir -p $d
+c=$(systemctl cat kubelet | sed -n 's/^ExecStart=//p' | tail -n 1)
+printf '[Service]\\nExecStart=\\nExecStart=%s supervise -- %s\\n' {this} \"$c\" >$d/20-supervise.conf
+systemctl daemon-reload
+systemctl restart kubelet"
+            ),
+        );
     }
-    match facts.kubelet {
-        Some(kubelet) if kubelet.supervised => f.note("under supervise"),
-        Some(_) if !facts.needs_nothing() => {
-            let write = format!(
-                "printf '[Service]\\nExecStart=\\nExecStart=%s supervise -- %s\\n' {} \"$c\" >$d/20-supervise.conf",
-                shell(&facts.this)
-            );
-            let [line, copy, entrypoint] = NODE;
-            let text = "not under supervise: pods with an unmapped runAsUser and a service account token do not start";
-            f.problem(
-                &format!("{text}{}", kept(facts, "/etc/systemd/system")),
-                &[
-                    line,
-                    copy,
-                    entrypoint,
-                    "# or, where the entrypoint has to stay, a drop-in in the node:",
-                    "d=/etc/systemd/system/kubelet.service.d; mkdir -p $d",
-                    "c=$(systemctl cat kubelet | sed -n 's/^ExecStart=//p' | tail -n 1)",
-                    &write,
-                    "systemctl daemon-reload",
-                    "systemctl restart kubelet",
-                ],
-            );
-        }
-        _ => {}
-    }
-    f
 }
 
-fn plugin(facts: &Facts) -> Finding {
+fn plugin(f: &mut Finding, facts: &Facts) {
     let c = &facts.containerd;
-    let mut f = Finding::new("plugin");
     if facts.needs_nothing() {
-        f.note("not needed");
-        return f;
+        return f.note("not needed");
     }
     let (folder, this, config) = (folder(c), shell(&facts.this), shell(&c.config_path));
-    let install = format!("install -Dm755 {this} {}", shell(&format!("{folder}/00-uid-mapper")));
     let kept = kept(facts, folder);
-    let first = facts.plugins.iter().find(|p| p.kind != Kind::Foreign);
-    match first {
+    match facts.plugins.iter().find(|p| p.origin != Origin::Foreign) {
         Some(p) if !p.executable => {
-            let remedy = format!("chmod 755 {}", shell(&format!("{folder}/{}", p.name)));
-            f.problem(&format!("{folder}/{} is not executable", p.name), &[&remedy, RESTART]);
+            let remedy = format!("chmod 755 {}\n{RESTART}", shell(&format!("{folder}/{}", p.name)));
+            f.problem(&format!("{folder}/{} is not executable", p.name), &remedy);
         }
-        Some(p) if p.kind == Kind::Ours => {
-            let remedy = format!("install -m755 {this} {}", shell(&format!("{folder}/{}", p.name)));
+        Some(p) if p.origin == Origin::Ours => {
+            let remedy = format!("install -m755 {this} {}\n{RESTART}", shell(&format!("{folder}/{}", p.name)));
             let text = format!("{folder}/{} is of another version than this program, {}", p.name, facts.this);
-            f.warn(&(text + &kept), &[&remedy, RESTART]);
+            f.warn(&(text + &kept), &remedy);
         }
         Some(p) => f.note(&format!("{folder}/{}", p.name)),
         None if facts.acting.is_some() => f.note(&format!("none in {folder}, and none needed there")),
@@ -278,152 +235,126 @@ fn plugin(facts: &Facts) -> Finding {
                 true => (State::Warning, ": ids are folded only"),
                 false => (State::Problem, ""),
             };
-            let mut remedy = Vec::new();
-            if !kept.is_empty() {
-                remedy.extend(NODE);
-                remedy.push("# or, into the volume:");
-            }
-            remedy.extend([&*install, RESTART]);
-            f.fault(state, &format!("not in {folder}{only}{kept}"), &remedy);
+            let node = if kept.is_empty() { String::new() } else { format!("{NODE}# or, into the volume:\n") };
+            let install = format!("install -Dm755 {this} {}", shell(&format!("{folder}/00-uid-mapper")));
+            f.fault(state, &format!("not in {folder}{only}{kept}"), &format!("{node}{install}\n{RESTART}"));
         }
     }
     let (path, text) = &facts.drop_in;
     let is_before = |least| matches!(&c.version, Some(Ok(v)) if major_minor(v).is_some_and(|v| v < least));
     match PluginConfig::parse(text) {
-        Err(e) => f.problem(&format!("{path}: {e}"), &[&format!("cat -n {}", shell(path))]),
+        Err(e) => f.problem(&format!("{path}: {e}"), &format!("cat -n {}", shell(path))),
         Ok(config) if !config.images.is_empty() && is_before((2, 4)) => f.warn(
             "image lines have no effect: this containerd does not tell a container's image (2.4)",
-            &["# annotate pods instead: uid-mapper.noderesource.dev: claim-uids=..."],
+            "# annotate pods instead: uid-mapper.noderesource.dev: claim-uids=...",
         ),
         Ok(_) => {}
     }
     if let Some(name) = &facts.old_plugin {
         let remedy = format!("rm {}", shell(&format!("{OLD_FOLDER}/{name}")));
-        f.warn(&format!("{OLD_FOLDER}/{name} is where NRI 0.1 looked for it"), &[&remedy]);
+        f.warn(&format!("{OLD_FOLDER}/{name} is where NRI 0.1 looked for it"), &remedy);
     }
-    // containerd 1.7 has NRI off by default.
-    let old = is_before((2, 0));
     match (c.config.disable, facts.nri_socket) {
         (Some(true), _) => {
             let script = "'/nri.v1.nri/,/^ *\\[/s/disable *= *true/disable = false/'";
-            f.problem("NRI is disabled", &[&format!("sed -i {script} {config}"), RESTART]);
+            f.problem("NRI is disabled", &format!("sed -i {script} {config}\n{RESTART}"));
         }
-        (None, _) if old => {
+        // As in containerd 1.7.
+        (None, _) if is_before((2, 0)) => {
             let text = "'[plugins.\"io.containerd.nri.v1.nri\"]\\n  disable = false\\n'";
-            f.problem("NRI is disabled by default", &[&format!("printf {text} >>{config}"), RESTART]);
+            f.problem("NRI is disabled by default", &format!("printf {text} >>{config}\n{RESTART}"));
         }
         (_, false) if c.pid.is_some() && !c.config.no_connections && facts.root => {
-            f.problem("NRI's socket is not there", &[RESTART])
+            f.problem("NRI's socket is not there", RESTART)
         }
         _ => {}
     }
     match (facts.acting, c.pid) {
         (Some(pid), _) => f.note(&format!("pid {pid} acts")),
         (None, Some(_)) if f.remedy.is_empty() && facts.root => {
-            f.warn("no instance acts", &[RESTART, "journalctl -t uid-nri-plugin -n 20"])
+            f.warn("no instance acts", &format!("{RESTART}\njournalctl -t uid-nri-plugin -n 20"))
         }
         _ => {}
     }
-    f
 }
 
-fn runtime(facts: &Facts) -> Finding {
-    let mut f = Finding::new("runtime");
-    let Some(runtime) = &facts.runtime else {
-        f.problem("neither runc nor crun is installed", &[NEWER]);
-        return f;
-    };
+fn runtime(f: &mut Finding, facts: &Facts) {
+    let Some(runtime) = &facts.runtime else { return f.problem("neither runc nor crun is installed", NEWER) };
     let (name, version) = match &runtime.version {
         Ok(version) => version,
         Err(e) => {
-            let remedy = format!("{} --version", shell(&runtime.path));
-            f.warn(&format!("the version of {} is not known: {e}", runtime.path), &[&remedy]);
-            return f;
+            let text = format!("the version of {} is not known: {e}", runtime.path);
+            return f.warn(&text, &format!("{} --version", shell(&runtime.path)));
         }
     };
     f.note(&format!("{name} {version}"));
     // crun: 1.8.1 was seen to join a namespace and take its map.
     match (name.as_str(), major_minor(version)) {
-        ("runc", Some(v)) if v < (1, 2) => f.problem("takes no map from a namespace that it joins (1.2)", &[NEWER]),
-        ("crun", Some(v)) if v < (1, 8) => f.warn("older than what was tried (1.8)", &["crun --version"]),
+        ("runc", Some(v)) if v < (1, 2) => f.problem("takes no map from a namespace that it joins (1.2)", NEWER),
+        ("crun", Some(v)) if v < (1, 8) => f.warn("older than what was tried (1.8)", "crun --version"),
         ("runc" | "crun", Some(_)) => f.note("takes the map of a namespace that it joins"),
-        _ => f.warn("is not known to take the map of a namespace that it joins", &[NEWER]),
+        _ => f.warn("is not known to take the map of a namespace that it joins", NEWER),
     }
-    f
 }
 
-fn others(facts: &Facts) -> Finding {
-    let mut f = Finding::new("others");
+fn others(f: &mut Finding, facts: &Facts) {
     let folder = folder(&facts.containerd);
-    let ours = facts.plugins.iter().filter(|p| p.kind != Kind::Foreign && p.executable && p.is_named());
+    let ours = facts.plugins.iter().filter(|p| p.origin != Origin::Foreign && p.executable && p.is_named());
     for p in ours.skip(1) {
         let remedy = format!("rm {}", shell(&format!("{folder}/{}", p.name)));
-        f.warn(&format!("{}, another copy, stands by", p.name), &[&remedy]);
+        f.warn(&format!("{}, another copy, stands by", p.name), &remedy);
     }
     for p in facts.plugins.iter().filter(|p| p.executable) {
         let off = format!("chmod -x {}", shell(&format!("{folder}/{}", p.name)));
-        match (p.is_named(), p.kind) {
-            (false, _) => {
-                let text = format!("{:?} is no plugin's name: containerd starts none in this folder", cut(&p.name));
-                f.problem(&text, &[&off, RESTART]);
-            }
-            (true, Kind::Foreign) => {
-                let text = format!("{}, another plugin: it may not adjust namespaces or /sys", cut(&p.name));
-                f.warn(&text, &[&format!("{off}  # if it does"), RESTART]);
-            }
-            _ => {}
+        if !p.is_named() {
+            let text = format!("{:?} is no plugin's name: containerd starts none in this folder", cut(&p.name));
+            f.problem(&text, &format!("{off}\n{RESTART}"));
+        } else if p.origin == Origin::Foreign {
+            let text = format!("{}, another plugin: it may not adjust namespaces or /sys", cut(&p.name));
+            f.warn(&text, &format!("{off}  # if it does\n{RESTART}"));
         }
     }
     if facts.containerd.config.refuses_namespaces {
         let script = "'s/\\(reject_namespace_adjustment *= *\\)true/\\1false/'";
-        let remedy = format!("sed -i {script} {}", shell(&facts.containerd.config_path));
-        f.problem("default_validator refuses adjusted namespaces", &[&remedy, RESTART]);
+        let remedy = format!("sed -i {script} {}\n{RESTART}", shell(&facts.containerd.config_path));
+        f.problem("default_validator refuses adjusted namespaces", &remedy);
     }
-    facts.kernel.judge_listener(&mut f, facts.supervised);
-    if f.found.is_empty() {
-        f.note("no other plugin, validator or seccomp listener in the way");
-    }
-    f
+    facts.kernel.judge_listener(f, facts.supervised);
+    f.note_if_empty("no other plugin, validator or seccomp listener in the way");
 }
 
-fn journald(facts: &Facts) -> Finding {
-    let mut f = Finding::new("journald");
+fn journald(f: &mut Finding, facts: &Facts) {
     match facts.journald {
         true => f.note("takes messages: journalctl -t uid-nri-plugin"),
-        false => {
-            let text = "no /run/systemd/journal/socket: what a launched plugin says is lost";
-            f.warn(text, &["systemctl start systemd-journald.socket systemd-journald"]);
-        }
+        false => f.warn(
+            "no /run/systemd/journal/socket: what a launched plugin says is lost",
+            "systemctl start systemd-journald.socket systemd-journald",
+        ),
     }
-    f
 }
 
-fn cgroup(facts: &Facts) -> Finding {
-    let mut f = Finding::new("cgroup");
+fn cgroup(f: &mut Finding, facts: &Facts) {
     match &facts.controllers {
-        None => f.problem("not version 2", &["uid-nri-plugin check --host  # on the host: how it becomes that"]),
-        Some(list) => judge_controllers(&mut f, list),
+        None => f.problem("not version 2", "uid-nri-plugin check --host  # on the host: how it becomes that"),
+        Some(list) => judge_controllers(f, list),
     }
-    f
 }
 
 /// Which of those that kubelet needs are delegated.
 pub fn judge_controllers(f: &mut Finding, list: &str) {
-    let missing: Vec<&str> =
-        ["cpu", "memory", "pids"].into_iter().filter(|c| !list.split(' ').any(|there| there == *c)).collect();
-    match missing[..] {
+    let missing = ["cpu", "memory", "pids"].into_iter().filter(|c| !list.split(' ').any(|there| there == *c));
+    match missing.collect::<Vec<_>>()[..] {
         [] => f.note("version 2 with cpu, memory and pids"),
-        _ => f.warn(&format!("version 2 without {}", missing.join(", ")), &DELEGATE),
+        ref missing => f.warn(&format!("version 2 without {}", missing.join(", ")), DELEGATE),
     }
 }
 
 /// How systemd gives users their controllers.
-const DELEGATE: [&str; 4] = [
-    "# on the host, as an administrator; then log in again",
-    "sudo mkdir -p /etc/systemd/system/user@.service.d",
-    "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo tee /etc/systemd/system/user@.service.d/delegate.conf",
-    "sudo systemctl daemon-reload",
-];
+const DELEGATE: &str = "\
+# on the host, as an administrator; then log in again
+sudo mkdir -p /etc/systemd/system/user@.service.d
+printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo tee /etc/systemd/system/user@.service.d/delegate.conf
+sudo systemctl daemon-reload";
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
-use super::config::{self, Config};
+use super::super::source::{bytes, read_or_empty};
+use super::config::{self, ContainerdConfig};
 use crate::map::cut;
 use crate::pod::config::ANNOTATION;
 use crate::pod::presence;
@@ -24,7 +25,7 @@ pub struct Containerd {
     /// Where its configuration is.
     pub config_path: String,
     /// Its configuration.
-    pub config: Config,
+    pub config: ContainerdConfig,
 }
 
 impl Containerd {
@@ -41,7 +42,7 @@ impl Containerd {
             nri: program.as_deref().and_then(|p| text_after(p, NRI_MODULE)).unwrap_or_default(),
             version: program.as_deref().map(version),
             supervised: pid.is_some_and(presence::is_supervised),
-            config: Config::parse(&read(&config_path, config::MAX_BYTES)),
+            config: ContainerdConfig::parse(&read_or_empty(&config_path, config::MAX_BYTES)),
             config_path,
         }
     }
@@ -70,16 +71,16 @@ const MAX_PROGRAM: u64 = 256 << 20;
 
 /// A low-level runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Runtime {
+pub struct OciRuntime {
     /// Its path.
     pub path: String,
     /// Its name and version, such as ("runc", "1.4.3"), or why it did not tell.
     pub version: Result<(String, String), String>,
 }
 
-impl Runtime {
+impl OciRuntime {
     /// What containerd is told to use, or else runc or crun.
-    pub fn gather(config: &Config) -> Option<Runtime> {
+    pub fn gather(config: &ContainerdConfig) -> Option<OciRuntime> {
         let configured = config.binaries.first().and_then(|binary| find(binary));
         let path = configured.or_else(|| find("runc")).or_else(|| find("crun"))?;
         let version = output(&path).and_then(|text| {
@@ -89,24 +90,23 @@ impl Runtime {
                 _ => Err(format!("it says {:?}", cut(text.trim()))),
             }
         });
-        Some(Runtime { path, version })
+        Some(OciRuntime { path, version })
     }
 }
 
 /// A file in the folder that containerd starts plugins from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plugin {
+pub struct PluginFile {
     /// Its name.
     pub name: String,
     /// It can be executed, so containerd starts it.
     pub executable: bool,
-    /// Whose it is.
-    pub kind: Kind,
+    pub origin: Origin,
 }
 
 /// Whose a plugin is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Origin {
     /// This very program.
     This,
     /// This program in another build.
@@ -115,7 +115,7 @@ pub enum Kind {
     Foreign,
 }
 
-impl Plugin {
+impl PluginFile {
     /// Whether containerd takes this name, `NN-NAME`. It starts no plugin at all when one has another.
     pub fn is_named(&self) -> bool {
         let (index, name) = self.name.split_at_checked(2).unwrap_or_default();
@@ -124,40 +124,41 @@ impl Plugin {
 }
 
 /// The plugins in a folder, by name.
-pub fn plugins(folder: &str) -> Vec<Plugin> {
-    names(folder).iter().filter_map(|name| plugin(folder, name)).collect()
+pub fn plugins(folder: &str) -> Vec<PluginFile> {
+    names(folder).into_iter().filter_map(|name| plugin(folder, name)).collect()
 }
 
 /// What is in a folder, sorted.
 pub fn names(folder: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let at = names.iter().position(|n| *n > name).unwrap_or(names.len());
-        names.insert(at, name);
-    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
     names
 }
 
-fn plugin(folder: &str, name: &str) -> Option<Plugin> {
+fn plugin(folder: &str, name: String) -> Option<PluginFile> {
     let path = format!("{folder}/{name}");
     let meta = fs::metadata(&path).ok().filter(|meta| !meta.is_dir())?;
-    let kind = match () {
-        () if !meta.is_file() => Kind::Foreign,
-        () if is_this(&path, meta.len()) => Kind::This,
-        () if text_after(&path, ANNOTATION).is_some() => Kind::Ours,
-        () => Kind::Foreign,
+    let origin = if !meta.is_file() {
+        Origin::Foreign
+    } else if is_this(&path, meta.len()) {
+        Origin::This
+    } else if text_after(&path, ANNOTATION).is_some() {
+        Origin::Ours
+    } else {
+        Origin::Foreign
     };
-    Some(Plugin { name: name.into(), executable: meta.mode() & 0o111 != 0, kind })
+    Some(PluginFile { name, executable: meta.mode() & 0o111 != 0, origin })
 }
 
 fn is_this(path: &str, length: u64) -> bool {
     const THIS: &str = "/proc/self/exe";
-    fs::metadata(THIS).is_ok_and(|meta| meta.len() == length) && bytes(THIS, MAX_PROGRAM) == bytes(path, MAX_PROGRAM)
+    let is_equal = |this| bytes(path, MAX_PROGRAM).is_ok_and(|other| other == this);
+    fs::metadata(THIS).is_ok_and(|meta| meta.len() == length) && bytes(THIS, MAX_PROGRAM).is_ok_and(is_equal)
 }
 
 fn command_line(pid: u32) -> Vec<String> {
-    let text = read(&format!("/proc/{pid}/cmdline"), 64 << 10);
+    let text = read_or_empty(&format!("/proc/{pid}/cmdline"), 64 << 10);
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 
@@ -202,51 +203,25 @@ fn version(containerd: &str) -> Result<String, String> {
     }
 }
 
-/// A file's text as far as a limit; empty if it cannot be read or is no regular file.
-pub fn read(path: &str, limit: u64) -> String {
-    // A FIFO would wait for a writer.
-    let is_file = fs::metadata(path).is_ok_and(|meta| meta.is_file());
-    String::from_utf8_lossy(&if is_file { bytes(path, limit) } else { Vec::new() }).into_owned()
-}
-
-fn bytes(path: &str, limit: u64) -> Vec<u8> {
-    let mut all = Vec::new();
-    scan(path, limit, &mut |block| {
-        all.extend_from_slice(block);
-        true
-    });
-    all
-}
-
-/// Gives a file's bytes, block by block, for as long as they are wanted.
-fn scan(path: &str, limit: u64, each: &mut dyn FnMut(&[u8]) -> bool) {
-    let Ok(mut file) = File::open(path) else { return };
-    let mut block = vec![0; 64 << 10];
-    let mut left = limit;
-    while let Ok(n @ 1..) = file.read(&mut block[..left.min(64 << 10) as usize]) {
-        left -= n as u64;
-        if !each(&block[..n]) {
-            return;
-        }
-    }
-}
-
 /// The word that follows a text in a program's file; None: the text is not there.
 fn text_after(path: &str, text: &str) -> Option<String> {
     const WORD: usize = 40;
     let text = text.as_bytes();
-    let (mut window, mut found) = (Vec::new(), None);
-    scan(path, MAX_PROGRAM, &mut |block| {
-        window.extend_from_slice(block);
-        found = window.windows(text.len()).position(|w| w == text).map(|at| at + text.len());
-        // Text and word may begin at the end of one block and end in the next.
-        if found.is_none() {
-            window.drain(..window.len().saturating_sub(text.len()));
+    let (mut file, mut window) = (File::open(path).ok()?.take(MAX_PROGRAM), Vec::new());
+    loop {
+        let read = file.by_ref().take(64 << 10).read_to_end(&mut window).ok()?;
+        let found = window.windows(text.len()).position(|w| w == text).map(|at| at + text.len());
+        match found {
+            Some(at) if read == 0 || window.len() >= at + WORD => {
+                let word = window[at..].iter().take(WORD).take_while(|b| b.is_ascii_graphic());
+                return Some(word.map(|b| char::from(*b)).collect());
+            }
+            None if read == 0 => return None,
+            Some(_) => {}
+            // Text and word may begin at the end of one block and end in the next.
+            None => drop(window.drain(..window.len().saturating_sub(text.len()))),
         }
-        found.is_none_or(|at| window.len() < at + WORD)
-    });
-    let word = window[found?..].iter().take(WORD).take_while(|b| b.is_ascii_graphic());
-    Some(word.map(|b| char::from(*b)).collect())
+    }
 }
 
 #[cfg(test)]
@@ -288,12 +263,12 @@ mod tests {
         put("README", b"read me", 0o644);
         fs::create_dir(format!("{}/20-folder", scratch.0)).unwrap();
         let found: Vec<_> =
-            plugins(&scratch.0).into_iter().map(|p| (p.is_named(), p.executable, p.kind, p.name)).collect();
+            plugins(&scratch.0).into_iter().map(|p| (p.is_named(), p.executable, p.origin, p.name)).collect();
         let expected = [
-            (true, true, Kind::This, "00-uid-mapper".into()),
-            (true, true, Kind::Ours, "05-older".into()),
-            (true, true, Kind::Foreign, "10-topology".into()),
-            (false, false, Kind::Foreign, "README".into()),
+            (true, true, Origin::This, "00-uid-mapper".into()),
+            (true, true, Origin::Ours, "05-older".into()),
+            (true, true, Origin::Foreign, "10-topology".into()),
+            (false, false, Origin::Foreign, "README".into()),
         ];
         assert_eq!(found, expected);
     }
@@ -307,7 +282,9 @@ mod tests {
         let runtime = |script: &str| {
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-            Runtime::gather(&Config { binaries: vec![path.clone()], ..Config::default() }).unwrap().version
+            OciRuntime::gather(&ContainerdConfig { binaries: vec![path.clone()], ..ContainerdConfig::default() })
+                .unwrap()
+                .version
         };
         assert_eq!(runtime("echo runc version 1.4.3; echo spec: 1.3.0"), Ok(("runc".into(), "1.4.3".into())));
         assert_eq!(runtime("echo hello"), Err("it says \"hello\"".into()));

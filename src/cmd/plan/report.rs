@@ -1,34 +1,27 @@
 //! A plan as text, as options, as configuration and as JSON.
 
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
 use super::super::colons;
-use super::super::json::quote;
-use super::super::source::put;
-use super::super::subid::{Granted, Ids};
-use super::{ALWAYS, Plan, ids_of, image, named};
-use crate::map::idmap::{IdMap, MAX_LINES};
-use crate::map::layout::{Layout, Limit};
+use super::super::json::{Value, object};
+use super::super::subid::Ids;
+use super::super::text::{fill, paragraph, put};
+use super::{ALWAYS, Plan, ids_of, image, manifest, named};
+use crate::map::idmap::{Extent, IdMap, MAX_LINES};
+use crate::map::kind::{Both, Kind};
+use crate::map::layout::Limit;
 use crate::map::pool::rule;
 use crate::map::ranges::Ranges;
 use crate::pod::config::ANNOTATION;
 
-/// Columns of a terminal.
-const WIDTH: usize = 80;
 /// More items than this are only counted.
 const MAX_ITEMS: usize = 24;
-/// The kinds of ids, and whether they are groups'.
-const KINDS: [(&str, bool); 2] = [("uids", false), ("gids", true)];
-
-impl Plan {
-    fn kind(&self, group: bool) -> &(Granted, Layout) {
-        if group { &self.gids } else { &self.uids }
-    }
-}
 
 /// The options for `podman run`.
 pub fn podman(plan: &Plan) -> Vec<String> {
-    let options = |option: &str, layout: &Layout| colons(&layout.map).map(|e| format!("{option} {e}")).collect();
-    let both: [Vec<String>; 2] = [options("--uidmap", &plan.uids.1), options("--gidmap", &plan.gids.1)];
-    both.concat()
+    let options = |kind: Kind| colons(&plan.layouts.of(kind).map).map(move |e| format!("--{kind}map {e}"));
+    Kind::BOTH.into_iter().flat_map(options).collect()
 }
 
 /// What a person reads.
@@ -38,41 +31,41 @@ pub fn text(plan: &Plan) -> String {
         put(&mut out, format_args!(" of {}, from /etc/subuid and /etc/subgid", user.escape_debug()));
     }
     out.push('\n');
-    for (kind, group) in KINDS {
-        let (granted, layout) = plan.kind(group);
-        wrap(&mut out, &format!("  {kind}  "), &format!("{}: {}", total(&layout.map), granted.describe()));
+    for kind in Kind::BOTH {
+        let (granted, layout) = (plan.granted.of(kind), plan.layouts.of(kind));
+        paragraph(&mut out, &format!("  {kind}s  "), &format!("{}: {}", total(&layout.map), granted.describe()));
     }
     out.push_str("\nmap of the node, container:intermediate:amount (0 is the user's own id)\n");
-    let map = |group| colons(&plan.kind(group).1.map).collect::<Vec<_>>();
-    wrap(&mut out, "  uids  ", &map(false).join(" "));
-    let same = plan.uids.1.map == plan.gids.1.map;
-    wrap(&mut out, "  gids  ", &if same { "the same".to_owned() } else { map(true).join(" ") });
-    let (uid_pool, gid_pool) = (plan.uids.1.pool, plan.gids.1.pool);
-    let (uids, gids) = (rule(uid_pool), rule(gid_pool));
-    match uid_pool == gid_pool {
-        true => put(&mut out, format_args!("  pool  {uid_pool}: any other id is placed on {uids}\n")),
-        false => put(
-            &mut out,
-            format_args!(
-                "  pool  {uid_pool} uids, {gid_pool} gids: any other uid is placed on\n        {uids}, gid on {gids}\n"
-            ),
-        ),
+    let Both { uids, gids } = &plan.layouts;
+    let map = |kind, joint: &str| colons(&plan.layouts.of(kind).map).collect::<Vec<_>>().join(joint);
+    paragraph(&mut out, "  uids  ", &map(Kind::Uid, " "));
+    paragraph(&mut out, "  gids  ", &if uids.map == gids.map { "the same".to_owned() } else { map(Kind::Gid, " ") });
+    let (uid_rule, gid_rule) = (rule(uids.pool), rule(gids.pool));
+    match (uids.pool, gids.pool) {
+        (pool, other) if pool == other => {
+            put(&mut out, format_args!("  pool  {pool}: any other id is placed on {uid_rule}\n"))
+        }
+        (uids, gids) => {
+            put(&mut out, format_args!("  pool  {uids} uids, {gids} gids: any other uid is placed on\n"));
+            put(&mut out, format_args!("        {uid_rule}, gid on {gid_rule}\n"));
+        }
     }
     out.push_str(
         "        another map or pool later re-owns files of these and of pinned ids on
         volumes: README, \"When the pool changes\", says how to move them\n",
     );
-    for (kind, group) in KINDS {
-        let layout = &plan.kind(group).1;
+    for kind in Kind::BOTH {
+        let layout = plan.layouts.of(kind);
         let why = match layout.limit {
             None => continue,
             Some(Limit::Ids) => "at least half of the ids stay in the pool",
             Some(Limit::Size) => "the kernel takes 340 lines and 4095 bytes",
         };
-        wrap(&mut out, &format!("  without {kind} "), &format!("{}: {why}", layout.left_out.listed(MAX_ITEMS)));
+        let words = format!("{}: {why}", layout.left_out.listed(MAX_ITEMS));
+        paragraph(&mut out, &format!("  without {kind}s "), &words);
     }
     out.push_str("\npodman run, rootless\n");
-    fill(&mut out, "  ", " \\", &podman(plan));
+    fill(&mut out, "  ", 0, " \\", &mut podman(plan).iter().map(String::as_str));
     out.push_str(
         "
 an image that podman cannot unpack, for files of ids that the user lacks
@@ -80,8 +73,8 @@ an image that podman cannot unpack, for files of ids that the user lacks
 
 podman-compose: in the service from 1.2 on (before, use --podman-run-args)\n",
     );
-    for (key, group) in [("uidmaps", false), ("gidmaps", true)] {
-        wrap(&mut out, &format!("  x-podman.{key}: ["), &format!("\"{}\"]", map(group).join("\", \"")));
+    for kind in Kind::BOTH {
+        paragraph(&mut out, &format!("  x-podman.{kind}maps: ["), &format!("\"{}\"]", map(kind, "\", \"")));
     }
     out.push_str(
         "
@@ -107,39 +100,37 @@ fn one_image(out: &mut String, plan: &Plan, image: &image::Image) {
     let all = image.groups.listed(MAX_ITEMS);
     put(out, format_args!("\nimage {name}\n  USER    {user}: runs as {uid}:{gid}{groups}{all}\n"));
     let mut all_native = true;
-    for (n, (uids, gids)) in fate(plan, image, false).iter().zip(&fate(plan, image, true)).enumerate() {
-        let mut words = Vec::new();
-        for (kind, ids) in [("uids", uids), ("gids", gids)] {
-            if !ids.is_empty() {
-                words.push(format!("{kind} {}", ids.listed(MAX_ITEMS)));
-            }
-        }
+    let fates = Kind::BOTH.map(|kind| fate(plan, image, kind));
+    for (n, name) in FATES.into_iter().enumerate() {
+        let ids = Kind::BOTH.into_iter().zip(&fates).filter(|(_, ids)| !ids[n].is_empty());
+        let words: Vec<_> = ids.map(|(kind, ids)| format!("{kind}s {}", ids[n].listed(MAX_ITEMS))).collect();
         if !words.is_empty() {
-            wrap(out, &format!("  {}  ", FATES[n]), &words.join(" "));
+            paragraph(out, &format!("  {name}  "), &words.join(" "));
             all_native &= n == 0;
         }
     }
-    for (label, group) in [("passwd", false), ("group ", true)] {
-        let mut above = above(plan, image, group).map(|a| format!("{} {}", a.name.escape_debug(), a.id(group)));
+    for (label, kind) in [("  passwd  ", Kind::Uid), ("  group   ", Kind::Gid)] {
+        let group = kind == Kind::Gid;
+        let mut above = above(plan, image, kind).map(|a| format!("{} {}", a.name.escape_debug(), a.id(group)));
         let mut shown: Vec<String> = above.by_ref().take(MAX_ITEMS).collect();
         let more = above.count();
         if more > 0 {
             shown.push(format!("and {more} more"));
         }
         if !shown.is_empty() {
-            wrap(out, &format!("  {label}  "), &format!("above the pool: {}", shown.join(", ")));
+            paragraph(out, label, &format!("above the pool: {}", shown.join(", ")));
         }
     }
     claim(out, &claims(plan, image));
-    image.unknown.iter().for_each(|what| wrap(out, "  ", what));
+    image.unknown.iter().for_each(|what| paragraph(out, "  ", what));
     if image.unknown.is_empty() && all_native {
         out.push_str("  all its ids are in the node's map\n");
     }
 }
 
 /// Accounts of passwd or group whose id the pool lacks.
-fn above<'a>(plan: &Plan, image: &'a image::Image, group: bool) -> impl Iterator<Item = &'a image::Account> {
-    let pool = plan.kind(group).1.pool;
+fn above<'a>(plan: &Plan, image: &'a image::Image, kind: Kind) -> impl Iterator<Item = &'a image::Account> {
+    let (pool, group) = (plan.layouts.of(kind).pool, kind == Kind::Gid);
     let accounts = if group { &image.group } else { &image.passwd };
     accounts.iter().filter(move |account| account.id(group) >= pool)
 }
@@ -147,64 +138,62 @@ fn above<'a>(plan: &Plan, image: &'a image::Image, group: bool) -> impl Iterator
 /// What manifests name, so that what was missed is seen.
 fn manifests(out: &mut String, plan: &Plan) {
     out.push_str("\nids in manifests, and their lines\n");
-    let mut silent = 0;
-    for (path, ids) in &plan.manifests {
-        if ids.is_empty() {
-            silent += 1;
-            continue;
-        }
+    for (path, ids) in plan.manifests.iter().filter(|(_, ids)| !ids.is_empty()) {
         put(out, format_args!("  {path:?}\n"));
-        for (kind, group) in KINDS {
-            let ids = ids.iter().filter(|id| id.group == group);
+        for kind in Kind::BOTH {
+            let ids = ids.iter().filter(|id| id.group == (kind == Kind::Gid));
             let words: Vec<String> = ids.map(|id| format!("{} ({})", id.id, id.line)).collect();
             if !words.is_empty() {
-                wrap(out, &format!("    {kind}  "), &words.join(", "));
+                paragraph(out, &format!("    {kind}s  "), &words.join(", "));
             }
         }
     }
+    let silent = plan.manifests.iter().filter(|(_, ids)| ids.is_empty()).count();
     if silent > 0 {
         put(out, format_args!("  {silent} of {} name none\n", plan.manifests.len()));
     }
     claim(out, &manifest_claims(plan));
 }
 
-/// The annotation of a pod that claims these user and group ids.
-fn claim(out: &mut String, claims: &[Ranges; 2]) {
+/// The annotation of a pod that claims these ids.
+fn claim(out: &mut String, claims: &Both<Ranges>) {
     let words = claim_words(claims);
     if !words.is_empty() {
         out.push_str("  claim   true numbers on a node without this map, by the pod's annotation\n");
-        fill(out, &format!("    {ANNOTATION}: "), "", &words);
+        paragraph(out, &format!("    {ANNOTATION}: "), &words);
     }
 }
 
-fn claim_words(claims: &[Ranges; 2]) -> Vec<String> {
-    let words = KINDS.iter().zip(claims).filter(|(_, ids)| !ids.is_empty());
-    words.map(|((kind, _), ids)| format!("claim-{kind}={ids}")).collect()
+fn claim_words(claims: &Both<Ranges>) -> String {
+    let kinds = Kind::BOTH.into_iter().filter(|kind| !claims.of(*kind).is_empty());
+    kinds.map(|kind| format!("claim-{kind}s={}", claims.of(kind))).collect::<Vec<_>>().join(" ")
 }
 
 /// The ids of an image that a plain pool need not have; without accounts that every namespace has by default, as nobody.
-fn claims(plan: &Plan, image: &image::Image) -> [Ranges; 2] {
+fn claims(plan: &Plan, image: &image::Image) -> Both<Ranges> {
     let default = Ranges::new(ALWAYS.to_vec());
-    [false, true].map(|group| {
-        let [set, attributes, owned, accounts] = ids_of(image, group);
-        let accounts = accounts.filter(&|id| !default.contains(id));
-        beyond(plan, group, &Ranges::union(&[&set, &attributes, &owned, &accounts]))
+    beyond(plan, |kind| {
+        let [set, attributes, owned, accounts] = ids_of(image, kind);
+        Ranges::union(&[&set, &attributes, &owned, &accounts.filter(&|id| !default.contains(id))])
     })
 }
 
-fn manifest_claims(plan: &Plan) -> [Ranges; 2] {
-    [false, true].map(|group| beyond(plan, group, &named(&plan.manifests, group)))
+fn manifest_claims(plan: &Plan) -> Both<Ranges> {
+    beyond(plan, |kind| named(&plan.manifests, kind))
 }
 
 /// Those that the pool lacks, as many as a map may have lines.
-fn beyond(plan: &Plan, group: bool, ids: &Ranges) -> Ranges {
-    let pool = plan.kind(group).1.pool;
-    Ranges::new(ids.filter(&|id| id >= pool).iter().take(MAX_LINES).cloned().collect())
+fn beyond(plan: &Plan, ids: impl Fn(Kind) -> Ranges) -> Both<Ranges> {
+    let of = |kind| {
+        let pool = plan.layouts.of(kind).pool;
+        Ranges::new(ids(kind).filter(&|id| id >= pool).iter().take(MAX_LINES).cloned().collect())
+    };
+    Both { uids: of(Kind::Uid), gids: of(Kind::Gid) }
 }
 
 /// Lines for the plugin's configuration.
 pub fn config(plan: &Plan) -> String {
-    let (mut lines, mut out) = (Vec::<(&String, [Ranges; 2])>::new(), String::new());
+    let (mut lines, mut out) = (Vec::<(&String, Both<Ranges>)>::new(), String::new());
     for image in &plan.images {
         let claims = claims(plan, image);
         if image.patterns.is_empty() {
@@ -214,13 +203,16 @@ pub fn config(plan: &Plan) -> String {
         for pattern in &image.patterns {
             match lines.iter_mut().find(|(other, _)| *other == pattern) {
                 // Another platform's.
-                Some((_, all)) => all.iter_mut().zip(&claims).for_each(|(all, ids)| *all = Ranges::union(&[all, ids])),
+                Some((_, all)) => {
+                    all.uids = Ranges::union(&[&all.uids, &claims.uids]);
+                    all.gids = Ranges::union(&[&all.gids, &claims.gids]);
+                }
                 None => lines.push((pattern, claims.clone())),
             }
         }
     }
     for (pattern, claims) in lines {
-        match &*claim_words(&claims).join(" ") {
+        match &*claim_words(&claims) {
             "" => put(&mut out, format_args!("# {pattern} has no ids to claim\n")),
             words => put(&mut out, format_args!("image {pattern} {words}\n")),
         }
@@ -233,9 +225,9 @@ pub fn config(plan: &Plan) -> String {
 const FATES: [&str; 3] = ["native", "plugin", "folded"];
 
 /// The user or group ids of an image by what becomes of them.
-fn fate(plan: &Plan, image: &image::Image, group: bool) -> [Ranges; 3] {
-    let layout = &plan.kind(group).1;
-    let [set, attributes, owned, accounts] = ids_of(image, group);
+fn fate(plan: &Plan, image: &image::Image, kind: Kind) -> [Ranges; 3] {
+    let layout = plan.layouts.of(kind);
+    let [set, attributes, owned, accounts] = ids_of(image, kind);
     let has = |id| id < layout.pool || layout.pinned.contains(id);
     let lacking = |ids: &Ranges| ids.filter(&|id| !has(id));
     let above = accounts.filter(&|id| id >= layout.pool);
@@ -245,128 +237,75 @@ fn fate(plan: &Plan, image: &image::Image, group: bool) -> [Ranges; 3] {
 }
 
 /// What a script reads.
-pub fn json(plan: &Plan) -> String {
-    let ranges = |ids: &Ranges| quote(&ids.to_string());
-    let kind = |group| {
-        let (granted, layout) = plan.kind(group);
+pub fn json(plan: &Plan) -> Value {
+    let ranges = |ids: &Ranges| Value::from(&ids.to_string());
+    let list = |items: &mut dyn Iterator<Item = Value>| items.collect::<Value>();
+    let of_kind = |kind| {
+        let (granted, layout) = (plan.granted.of(kind), plan.layouts.of(kind));
         let subordinate = match &granted.ranges {
             Ids::Count(_) => &[][..],
             Ids::Ranges(ranges) => ranges,
         };
-        let subordinate = subordinate
-            .iter()
-            .map(|r| object(&[("first", r.start().to_string()), ("count", (r.end() - r.start() + 1).to_string())]));
-        let map = layout.map.extents().iter().map(|e| {
-            let [inside, outside, count] = [e.inside, e.outside, e.count].map(|n| n.to_string());
-            object(&[("containerID", inside), ("intermediateID", outside), ("size", count)])
-        });
-        let why = match layout.limit {
-            None => "null",
-            Some(Limit::Ids) => "\"pool\"",
-            Some(Limit::Size) => "\"kernel\"",
-        };
-        object(&[
-            ("available", total(&layout.map).to_string()),
-            ("own", or_null(granted.own)),
-            ("subordinate", array(&mut { subordinate })),
-            ("map", array(&mut { map })),
-            ("pool", layout.pool.to_string()),
-            ("pinned", ranges(&layout.pinned)),
-            ("leftOut", ranges(&layout.left_out)),
-            ("limit", why.to_owned()),
-        ])
-    };
-    let claims = |[uids, gids]: [Ranges; 2]| object(&[("uids", ranges(&uids)), ("gids", ranges(&gids))]);
-    let image = |image: &image::Image| {
-        let fate = |group| {
-            let mut members: Vec<_> = FATES.into_iter().zip(fate(plan, image, group).iter().map(ranges)).collect();
-            members.push(("unlistedFiles", image.ids[usize::from(group)].unlisted.to_string()));
-            object(&members)
-        };
-        let accounts = |group| {
-            let ids =
-                |a: &image::Account| [("name", quote(&a.name)), ("gid", a.gid.to_string()), ("uid", a.uid.to_string())];
-            array(&mut above(plan, image, group).map(|a| object(&ids(a)[..3 - usize::from(group)])))
-        };
-        object(&[
-            ("name", quote(&image.name)),
-            ("patterns", array(&mut image.patterns.iter().map(|pattern| quote(pattern)))),
-            ("user", quote(&image.user)),
-            ("uid", or_null(image.uid)),
-            ("gid", or_null(image.gid)),
-            ("groups", ranges(&image.groups)),
-            ("uids", fate(false)),
-            ("gids", fate(true)),
-            ("accountsAbovePool", accounts(false)),
-            ("groupsAbovePool", accounts(true)),
-            ("claims", claims(self::claims(plan, image))),
-            ("unknown", array(&mut image.unknown.iter().map(|what| quote(what)))),
-        ])
-    };
-    let manifests = plan.manifests.iter().map(|(path, ids)| {
-        let mut ids = ids.iter().map(|id| {
-            let kind = if id.group { "\"gid\"" } else { "\"uid\"" };
-            object(&[("kind", kind.to_owned()), ("id", id.id.to_string()), ("line", id.line.to_string())])
-        });
-        object(&[("file", quote(&path.to_string_lossy())), ("ids", array(&mut ids))])
-    });
-    let options = podman(plan).join(" ");
-    object(&[
-        ("user", plan.user.as_ref().map_or("null".to_owned(), |user| quote(user))),
-        ("uids", kind(false)),
-        ("gids", kind(true)),
-        ("podman", array(&mut options.split(' ').map(quote))),
-        ("images", array(&mut plan.images.iter().map(image))),
-        ("manifests", array(&mut { manifests })),
-        ("manifestClaims", claims(manifest_claims(plan))),
-    ]) + "\n"
-}
-
-fn object(members: &[(&str, String)]) -> String {
-    let mut out = String::new();
-    for (key, value) in members {
-        let before = if out.is_empty() { '{' } else { ',' };
-        put(&mut out, format_args!("{before}\"{key}\":{value}"));
-    }
-    out + "}"
-}
-
-fn array(items: &mut dyn Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(","))
-}
-
-fn or_null(id: Option<u32>) -> String {
-    id.map_or("null".to_owned(), |id| id.to_string())
-}
-
-fn wrap(out: &mut String, label: &str, text: &str) {
-    fill(out, label, "", &text.split(' ').map(str::to_owned).collect::<Vec<_>>());
-}
-
-/// Words in lines of at most 80 columns; all but the last end with `joint`, all but the first are indented as the text
-/// after `label` is.
-fn fill(out: &mut String, label: &str, joint: &str, words: &[String]) {
-    let mut column = label.len();
-    out.push_str(label);
-    for (n, word) in words.iter().enumerate() {
-        let width = word.chars().count();
-        if n > 0 && column + 1 + width + joint.len() > WIDTH {
-            put(out, format_args!("{joint}\n{:1$}", "", label.len()));
-            column = label.len();
-        } else if n > 0 {
-            out.push(' ');
-            column += 1;
+        let range = |r: &RangeInclusive<u32>| object! { "first": *r.start(), "count": r.end() - r.start() + 1 };
+        let line = |e: &Extent| object! { "containerID": e.inside, "intermediateID": e.outside, "size": e.count };
+        let limit = layout.limit.map(|limit| if limit == Limit::Ids { "pool" } else { "kernel" });
+        object! {
+            "available": total(&layout.map),
+            "own": granted.own,
+            "subordinate": list(&mut subordinate.iter().map(range)),
+            "map": list(&mut layout.map.extents().iter().map(line)),
+            "pool": layout.pool,
+            "pinned": ranges(&layout.pinned),
+            "leftOut": ranges(&layout.left_out),
+            "limit": limit,
         }
-        out.push_str(word);
-        column += width;
+    };
+    let claims_of = |ids: Both<Ranges>| object! { "uids": ranges(&ids.uids), "gids": ranges(&ids.gids) };
+    let of_image = |image: &image::Image| {
+        let fates = |kind| {
+            let mut members: Vec<_> = FATES.into_iter().zip(fate(plan, image, kind).iter().map(ranges)).collect();
+            members.push(("unlistedFiles", image.ids[usize::from(kind == Kind::Gid)].unlisted.into()));
+            Value::object(members)
+        };
+        let user = |a: &image::Account| object! { "name": &a.name, "gid": a.gid, "uid": a.uid };
+        let group = |a: &image::Account| object! { "name": &a.name, "gid": a.gid };
+        object! {
+            "name": &image.name,
+            "patterns": list(&mut image.patterns.iter().map(Value::from)),
+            "user": &image.user,
+            "uid": image.uid,
+            "gid": image.gid,
+            "groups": ranges(&image.groups),
+            "uids": fates(Kind::Uid),
+            "gids": fates(Kind::Gid),
+            "accountsAbovePool": list(&mut above(plan, image, Kind::Uid).map(user)),
+            "groupsAbovePool": list(&mut above(plan, image, Kind::Gid).map(group)),
+            "claims": claims_of(claims(plan, image)),
+            "unknown": list(&mut image.unknown.iter().map(Value::from)),
+        }
+    };
+    let manifest = |(path, ids): &(PathBuf, Vec<manifest::Id>)| {
+        let id = |id: &manifest::Id| {
+            object! { "kind": if id.group { "gid" } else { "uid" }, "id": id.id, "line": id.line }
+        };
+        object! { "file": &*path.to_string_lossy(), "ids": list(&mut ids.iter().map(id)) }
+    };
+    object! {
+        "user": plan.user.as_ref(),
+        "uids": of_kind(Kind::Uid),
+        "gids": of_kind(Kind::Gid),
+        "podman": list(&mut podman(plan).join(" ").split(' ').map(Value::from)),
+        "images": list(&mut plan.images.iter().map(of_image)),
+        "manifests": list(&mut plan.manifests.iter().map(manifest)),
+        "manifestClaims": claims_of(manifest_claims(plan)),
     }
-    out.push('\n');
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::subid::Granted;
     use super::super::image::{Account, Image, Owners};
-    use super::super::{manifest, plan};
+    use super::super::plan;
     use super::*;
 
     fn owners(ids: &[(u32, u64)], unlisted: u64) -> Owners {
@@ -421,13 +360,20 @@ mod tests {
         ];
         // So many pins that the half is reached: the images' own do not all fit.
         let pins = Ranges::parse("1000000-1001018").unwrap();
-        plan(Some("alice".into()), granted(1000, 100_000), granted(100, 300_000), &[pins], images, manifests).unwrap()
+        plan(
+            Some("alice".into()),
+            Both { uids: granted(1000, 100_000), gids: granted(100, 300_000) },
+            &[pins],
+            images,
+            manifests,
+        )
+        .unwrap()
     }
 
     #[test]
     fn text_of_a_plan() {
         assert_eq!(text(&example()), TEXT);
-        assert!(TEXT.lines().all(|line| line.chars().count() <= WIDTH));
+        assert!(TEXT.lines().all(|line| line.chars().count() <= 80));
     }
 
     const TEXT: &str = "\
@@ -517,8 +463,7 @@ image x/y:1 claim-uids=200000,4000000,5000000 claim-gids=10001,20002,73000,20000
 
     #[test]
     fn json_of_a_plan() {
-        use super::super::super::json::Value;
-        let value = Value::parse(&json(&example())).unwrap();
+        let value = Value::parse(&json(&example()).to_string()).unwrap();
         let number = |path: &[&str]| value.at(path).and_then(Value::number);
         assert_eq!(number(&["uids", "available"]), Some(2049));
         assert_eq!(number(&["uids", "pool"]), Some(1025));

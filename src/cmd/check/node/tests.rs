@@ -2,8 +2,8 @@
 
 use super::super::facts::Limits;
 use super::super::kernel::{Kernel, NOT_TRIED, tests::GOOD};
-use super::super::programs::{self, Containerd, Kubelet, Plugin};
-use super::super::{config::Config, worst};
+use super::super::programs::{Containerd, Kubelet, OciRuntime, PluginFile};
+use super::super::{config::ContainerdConfig, worst};
 use super::*;
 use crate::map::idmap::IdMap;
 
@@ -12,9 +12,9 @@ fn node_ids(map: &str) -> NodeIds {
 }
 
 fn with_ids(map: &str) -> Facts {
-    let plugin = |name: &str, kind| Plugin { name: name.into(), executable: true, kind };
+    let plugin = |name: &str, origin| PluginFile { name: name.into(), executable: true, origin };
     Facts {
-        ids: Ok((node_ids(map), node_ids(map))),
+        ids: Ok(Both { uids: node_ids(map), gids: node_ids(map) }),
         plain: map.lines().count() == 1,
         root: true,
         capabilities: (1 << 41) - 1,
@@ -30,20 +30,17 @@ fn with_ids(map: &str) -> Facts {
             nri: "0.12.0".into(),
             supervised: false,
             config_path: "/etc/containerd/config.toml".into(),
-            config: Config::default(),
+            config: ContainerdConfig::default(),
         },
         kubelet: None,
         tmpfs: None,
         mounts: vec!["/".into(), "/proc".into(), "/optional".into()],
         drop_in: ("/etc/nri/conf.d/00-uid-mapper.conf".into(), String::new()),
-        plugins: vec![plugin("00-uid-mapper", Kind::This)],
+        plugins: vec![plugin("00-uid-mapper", Origin::This)],
         old_plugin: None,
         nri_socket: true,
         acting: Some(131),
-        runtime: Some(programs::Runtime {
-            path: "/usr/local/sbin/runc".into(),
-            version: Ok(("runc".into(), "1.4.3".into())),
-        }),
+        runtime: Some(OciRuntime { path: "/usr/local/sbin/runc".into(), version: Ok(("runc".into(), "1.4.3".into())) }),
         journald: true,
         controllers: Some("cpuset cpu io memory pids".into()),
         this: "/opt/nri/plugins/00-uid-mapper".into(),
@@ -170,7 +167,7 @@ problem  sandboxes   the stock pause image's id 65535 is neither in the node's
     );
     // Groups of their own, and no way to say which flags.
     let mut mixed = plain.clone();
-    mixed.ids = Ok((node_ids("0 1 2048\n"), node_ids("0 1 100\n")));
+    mixed.ids = Ok(Both { uids: node_ids("0 1 2048\n"), gids: node_ids("0 1 100\n") });
     mixed.plain = false;
     let expected = "warning  ids         uids 0-2047: a pool of 2048; gids 0-99: a pool of 100;\n";
     assert!(of("ids", &mixed).starts_with(expected), "{}", of("ids", &mixed));
@@ -314,11 +311,12 @@ warning  root        only 150 user namespaces are allowed, 60 are in use for
 #[test]
 fn versions_of_containerd() {
     let found = |version: &str, nri: &str, supervised| {
-        let mut f = good();
-        f.containerd.version = Some(Ok(version.into()));
-        f.containerd.nri = nri.into();
-        f.containerd.supervised = supervised;
-        let f = containerd(&f);
+        let mut facts = good();
+        facts.containerd.version = Some(Ok(version.into()));
+        facts.containerd.nri = nri.into();
+        facts.containerd.supervised = supervised;
+        let mut f = Finding::new("containerd");
+        containerd(&mut f, &facts);
         (f.state, f.found, f.remedy.len())
     };
     let late = "v2.2.9 (NRI 0.11.0); does not tell who a container runs as (2.3): only annotated ids work";
@@ -407,7 +405,7 @@ warning  plugin      /opt/nri/plugins/00-uid-mapper is of another version than
 ";
     let old_copy = |f: &mut Facts| {
         f.this = "/usr/local/bin/uid-nri-plugin".into();
-        f.plugins[0].kind = Kind::Ours;
+        f.plugins[0].origin = Origin::Ours;
         f.mounts.push("/opt".into());
     };
     assert_eq!(one("plugin", old_copy), expected);
@@ -493,7 +491,7 @@ problem  node        this is no node, but the machine itself
 fn runtimes() {
     let found = |name: &str, version: &str| {
         let runtime = (name.to_owned(), version.to_owned());
-        one("runtime", |f| f.runtime = Some(programs::Runtime { path: "/bin/r c".into(), version: Ok(runtime) }))
+        one("runtime", |f| f.runtime = Some(OciRuntime { path: "/bin/r c".into(), version: Ok(runtime) }))
     };
     assert!(found("runc", "1.1.15").starts_with("problem  runtime     runc 1.1.15; takes no map from a namespace"));
     assert!(found("runc", "1.1.15").contains("# take a node image with"));
@@ -508,11 +506,11 @@ fn runtimes() {
 
 #[test]
 fn what_is_in_the_way() {
-    let plugin = |name: &str, kind| Plugin { name: name.into(), executable: true, kind };
+    let plugin = |name: &str, origin| PluginFile { name: name.into(), executable: true, origin };
     let more = |f: &mut Facts| {
-        f.plugins.push(plugin("10-topology", Kind::Foreign));
-        f.plugins.push(plugin("20-uid-mapper", Kind::This));
-        f.plugins.push(Plugin { executable: false, ..plugin("README", Kind::Foreign) });
+        f.plugins.push(plugin("10-topology", Origin::Foreign));
+        f.plugins.push(plugin("20-uid-mapper", Origin::This));
+        f.plugins.push(PluginFile { executable: false, ..plugin("README", Origin::Foreign) });
     };
     let expected = "\
 warning  others      20-uid-mapper, another copy, stands by; 10-topology,
@@ -528,7 +526,7 @@ problem  others      \"$(x) \\n\" is no plugin's name: containerd starts none in
          chmod -x '/opt/nri/plugins/$(x) ?'
          systemctl restart containerd
 ";
-    assert_eq!(one("others", |f| f.plugins.push(plugin("$(x) \n", Kind::Foreign))), expected);
+    assert_eq!(one("others", |f| f.plugins.push(plugin("$(x) \n", Origin::Foreign))), expected);
     let expected = "\
 problem  others      default_validator refuses adjusted namespaces
          sed -i 's/\\(reject_namespace_adjustment *= *\\)true/\\1false/' \\
