@@ -32,7 +32,6 @@ pub struct Container {
     pub namespace: String,
     /// The pod's namespace and name, and the container's in it, as the CRI names them; empty elsewhere.
     pub names: [String; 3],
-    /// Its first process.
     pub pid: u32,
     /// Its user namespace, if it is not ours: the file that it was joined by, else that of the process.
     pub own: Option<String>,
@@ -71,9 +70,11 @@ pub fn find(state: &str, id: &str) -> Result<Container, String> {
 
 /// Those that run with a user namespace of their own, by their names.
 pub fn all(state: &str) -> Result<Vec<Container>, String> {
-    let loaded = bundles(state)?.into_iter().filter_map(|bundle| load(state, bundle).ok());
-    let mut all: Vec<Container> = loaded.filter(|c| c.own.is_some()).collect();
-    all.sort_by(|a, b| a.names.cmp(&b.names));
+    let mut all: Vec<Container> = Vec::new();
+    for c in bundles(state)?.into_iter().filter_map(|bundle| load(state, bundle).ok()).filter(|c| c.own.is_some()) {
+        // A sort of std's for this type makes the file 4 KiB larger.
+        all.insert(all.partition_point(|other| other.names <= c.names), c);
+    }
     Ok(all)
 }
 

@@ -100,9 +100,8 @@ struct Fact {
     native: bool,
     slot: u32,
     outside: u32,
-    /// Ids below 65536 with the same slot: the first of them, and how many.
-    named: Vec<u32>,
-    sharers: usize,
+    /// Other ids below 65536 with the same slot.
+    sharers: Vec<u32>,
     /// The images that it is claimed for.
     images: Vec<String>,
 }
@@ -114,13 +113,11 @@ fn facts(node: &Namespace, ids: &[u32], merge: bool) -> Result<Vec<Fact>, String
             let map = map_of(&node.maps, kind);
             let node = NodeIds::new(map).map_err(|e| e.to_string())?;
             let slot = node.place(id);
-            let mut sharers = (0..1 << 16).filter(|other| *other != id && node.place(*other) == slot);
-            let named: Vec<u32> = sharers.by_ref().take(NAMED).collect();
-            let sharers = named.len() + sharers.count();
+            let sharers = (0..1 << 16).filter(|other| *other != id && node.place(*other) == slot).collect();
             // A slot is an id of the node, so the map has it.
             let outside = map.to_outside(slot.0).unwrap_or(MAX_ID);
             let native = node.contains(id);
-            facts.push(Fact { kind, id, native, slot: slot.0, outside, named, sharers, images: Vec::new() });
+            facts.push(Fact { kind, id, native, slot: slot.0, outside, sharers, images: Vec::new() });
         }
     }
     Ok(facts)
@@ -141,17 +138,17 @@ impl Fact {
     }
 
     fn text(&self, text: &mut String, halves: Halves) {
-        let Fact { id, native, slot, outside, named, sharers, images, .. } = self;
+        let Fact { id, native, slot, outside, sharers, images, .. } = self;
         let (kind, not) = (self.kind(), if *native { "" } else { "not " });
         put(text, format_args!("{kind} {id}  {not}in the node's map: slot {slot}, {outside} outside\n  "));
-        if named.is_empty() {
+        if sharers.is_empty() {
             text.push_str("no other id below 65536 has this slot");
         }
-        for (n, other) in named.iter().enumerate() {
+        for (n, other) in sharers.iter().take(NAMED).enumerate() {
             put(text, format_args!("{}{other}", if n == 0 { "shared with " } else { ", " }));
         }
-        if *sharers > named.len() {
-            put(text, format_args!(" and {} more below 65536", sharers - named.len()));
+        if sharers.len() > NAMED {
+            put(text, format_args!(" and {} more below 65536", sharers.len() - NAMED));
         }
         // Slot 0 is that of a node with one id, where the plugin has none to give: it refuses what supervise does not fold.
         let pod = match (*slot, halves) {
@@ -179,13 +176,13 @@ impl Fact {
     /// As objects of the ids that things are done as, or null for an error; chown and setuid in a container that has
     /// no claim to the id.
     fn json(&self, halves: Halves) -> json::Value {
-        let &Fact { id, native, slot, outside, sharers, .. } = self;
+        let &Fact { id, native, slot, outside, .. } = self;
         let outcome = |plugin: bool, supervise: bool| {
             let call = if native { Some(id) } else { supervise.then_some(slot) };
             let pod = if plugin && !native && slot > 0 { Some(id) } else { call };
             object! { "unpack": call, "pod": pod, "chown": call, "setuid": call }
         };
-        let kind = &self.kind();
+        let (kind, sharers) = (&self.kind(), self.sharers.len());
         match halves {
             Some((plugin, supervise)) => object! {
                 "kind": kind, "id": id, "native": native, "slot": slot, "outside": outside, "sharers": sharers,

@@ -163,8 +163,7 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
     let (user, granted) = granted(&options)?;
     let mut images = Vec::new();
     for path in &options.images {
-        let read = image::read(path, &mut Progress::new(path).told());
-        images.extend(read.map_err(|why| format!("{path:?}: {why}"))?);
+        images.extend(read_images(path)?);
     }
     let (mut files, mut manifests, mut code) = (Vec::new(), Vec::new(), 0);
     let mut bad = |path: &Path, why: String| {
@@ -251,38 +250,21 @@ fn named(manifests: &Manifests, kind: Kind) -> Ranges {
     Ranges::of(ids.map(|id| id.id).collect())
 }
 
-/// Tells on stderr how far the reading of a file is, once that takes long.
-struct Progress<'a> {
-    path: &'a Path,
-    next: Instant,
-    shown: bool,
-}
-
-impl Progress<'_> {
-    fn new(path: &Path) -> Progress<'_> {
-        Progress { path, next: Instant::now() + Duration::from_secs(2), shown: false }
-    }
-
-    fn told(&mut self) -> impl FnMut(u64, u64) + '_ {
-        |done, total| {
-            if Instant::now() < self.next {
-                return;
-            }
-            self.next += Duration::from_secs(1);
-            self.shown = true;
-            let (done, total) = (done >> 20, total >> 20);
-            // With stderr gone nobody is waiting to see it.
-            let _ = write!(io::stderr(), "\rreading {:?}: {done} of {total} MiB ", self.path);
+/// Reads the images in a file, and tells on stderr how far that is, once it takes long.
+fn read_images(path: &Path) -> Result<Vec<image::Image>, String> {
+    let (mut next, mut shown) = (Instant::now() + Duration::from_secs(2), false);
+    // With stderr gone nobody is waiting to see it.
+    let read = image::read(path, &mut |done, total| {
+        if Instant::now() >= next {
+            next += Duration::from_secs(1);
+            shown = true;
+            let _ = write!(io::stderr(), "\rreading {path:?}: {} of {} MiB ", done >> 20, total >> 20);
         }
+    });
+    if shown {
+        let _ = writeln!(io::stderr());
     }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        if self.shown {
-            let _ = writeln!(io::stderr());
-        }
-    }
+    read.map_err(|why| format!("{path:?}: {why}"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::map::{MAX_ID, cut};
 use crate::sys::pipe;
 
 /// The ids that a user may map, in the order in which Podman counts them: his own, then the ranges.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
     /// The user's own id; None: it does not matter, or is not known.
     pub own: Option<u32>,
@@ -18,19 +18,11 @@ pub struct Granted {
     pub ranges: Ids,
 }
 
-/// Subordinate ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ids {
-    /// These.
     Ranges(Vec<RangeInclusive<u32>>),
     /// So many, whichever they are.
     Count(u32),
-}
-
-impl Default for Ids {
-    fn default() -> Ids {
-        Ids::Count(0)
-    }
 }
 
 impl Granted {
@@ -110,7 +102,6 @@ fn range((first, count): Pair) -> Result<RangeInclusive<u32>, String> {
 /// What a user has of /etc/subuid or /etc/subgid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subordinate {
-    /// The ranges.
     pub ranges: Vec<RangeInclusive<u32>>,
     /// Lines that newuidmap passes over.
     pub ignored: Vec<String>,
@@ -164,7 +155,6 @@ impl Subordinate {
         found
     }
 
-    /// How many.
     pub fn count(&self) -> u64 {
         self.ranges.iter().map(|r| u64::from(r.end() - r.start()) + 1).sum()
     }

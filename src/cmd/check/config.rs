@@ -9,13 +9,10 @@ const MAX_DEPTH: usize = 16;
 /// What concerns us of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerdConfig {
-    /// NRI's `disable`.
     pub disable: Option<bool>,
     /// NRI's `disable_connections`: plugins that containerd has not launched may not connect.
     pub no_connections: bool,
-    /// NRI's `plugin_path`.
     pub plugin_path: Option<String>,
-    /// NRI's `socket_path`.
     pub socket_path: Option<String>,
     /// The built-in validator is on, and refuses changed namespaces.
     pub refuses_namespaces: bool,
@@ -28,7 +25,6 @@ pub struct ContainerdConfig {
 const NRI: &str = "io.containerd.nri.v1.nri";
 
 impl ContainerdConfig {
-    /// Reads any text.
     pub fn parse(text: &str) -> ContainerdConfig {
         let mut config = ContainerdConfig::default();
         let (mut enabled, mut refuses) = (false, false);

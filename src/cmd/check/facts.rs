@@ -19,14 +19,10 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// Pods' namespaces and what else a node makes: with a limit closer than this to what is in use, it is reached soon.
 pub const SPARE: u64 = 100;
 
-/// What is so in the node.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Its users and groups, or why they are not known.
     pub ids: Result<Both<NodeIds>, String>,
-    /// Users and groups are mapped alike, and in one piece.
-    pub plain: bool,
-    /// Whether we are its root.
     pub root: bool,
     /// Our effective capabilities, by bit.
     pub capabilities: u64,
@@ -38,14 +34,11 @@ pub struct Facts {
     /// How many namespaces the plugin has made for pods.
     pub pinned: u64,
     pub kernel: Kernel,
-    /// The calls of this process itself are folded.
     pub supervised: bool,
     pub containerd: Containerd,
-    /// kubelet, if it runs.
     pub kubelet: Option<Kubelet>,
     /// containerd's root folder, if a tmpfs has it.
     pub tmpfs: Option<String>,
-    /// Where file systems are mounted.
     pub mounts: Vec<String>,
     /// What is in containerd's plugin folder.
     pub plugins: Vec<PluginFile>,
@@ -53,17 +46,14 @@ pub struct Facts {
     pub drop_in: (String, String),
     /// Ours in the folder of NRI 0.1.
     pub old_plugin: Option<String>,
-    /// NRI's socket is there.
     pub nri_socket: bool,
     /// The instance of the plugin that acts.
     pub acting: Option<u32>,
-    /// The low-level runtime.
     pub runtime: Option<OciRuntime>,
     /// Somebody listens on journald's socket.
     pub journald: bool,
     /// The controllers of cgroup v2, if that is what is mounted.
     pub controllers: Option<String>,
-    /// This program's path.
     pub this: String,
 }
 
@@ -108,7 +98,6 @@ impl Facts {
         let is_tmpfs = file::open_dir(&root).and_then(|dir| file::file_system(&dir)).is_ok_and(|is| is == TMPFS_MAGIC);
         let socket = containerd.config.socket_path.as_deref().unwrap_or("/var/run/nri/nri.sock");
         Facts {
-            plain: node.as_ref().is_ok_and(|n| n.uids.ids().iter().count() == 1 && n.uids == n.gids),
             namespace: node.as_ref().map_or(Err((0, String::new())), try_namespace),
             ids: node,
             root: effective("Uid:") == Some(0),
@@ -118,7 +107,7 @@ impl Facts {
             pinned: count_pinned(rundir::PATH),
             kernel: Kernel::gather(None),
             supervised: presence::we_are_supervised(),
-            kubelet: Kubelet::gather(),
+            kubelet: presence::running("kubelet").map(|pid| Kubelet { pid, supervised: presence::is_supervised(pid) }),
             tmpfs: is_tmpfs.then_some(root),
             mounts: mount_points(&read_or_empty("/proc/self/mountinfo", 16 << 20)),
             drop_in: drop_in(&plugins),
@@ -168,7 +157,6 @@ pub fn drop_in(plugins: &[PluginFile]) -> (String, String) {
     (path, text)
 }
 
-/// Where NRI 0.1 had its plugins.
 pub const OLD_FOLDER: &str = "/opt/nri/bin";
 
 /// Where containerd looks for plugins.

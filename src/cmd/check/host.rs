@@ -16,7 +16,6 @@ use crate::map::kind::{Both, Kind};
 use crate::pod::presence;
 use crate::sys::{pipe, probe};
 
-/// What is so.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// We are in the machine's own user namespace.
@@ -31,7 +30,6 @@ pub struct Facts {
     subordinate: Both<Subordinate>,
     /// Where ids begin that nobody has.
     free: u64,
-    /// newuidmap and newgidmap.
     tools: [Tool; 2],
     /// What they say to the planned map; None: they cannot be asked.
     mapped: Option<Result<(), String>>,
@@ -89,7 +87,6 @@ const PACKAGES: [(&str, &str, &str); 5] = [
 ];
 
 impl Facts {
-    /// Looks around.
     pub fn gather() -> Facts {
         let (uid, gid) = (effective("Uid:").unwrap_or(0), effective("Gid:").unwrap_or(0));
         let env = |name| std::env::var(name).unwrap_or_default();

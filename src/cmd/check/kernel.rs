@@ -17,7 +17,6 @@ pub type Errno = i32;
 /// What an earlier failure has kept from being tried.
 pub const NOT_TRIED: Errno = -1;
 
-/// What the kernel can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// `uname -r`.

@@ -91,7 +91,6 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
     Ok((state as u8, text))
 }
 
-/// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Ok,
@@ -101,15 +100,10 @@ enum State {
 
 impl State {
     fn name(self) -> &'static str {
-        match self {
-            State::Ok => "ok",
-            State::Warning => "warning",
-            State::Problem => "problem",
-        }
+        ["ok", "warning", "problem"][self as usize]
     }
 }
 
-/// What was found about one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     name: &'static str,
@@ -223,15 +217,8 @@ fn shell(word: &str) -> String {
     if !word.is_empty() && word.bytes().all(plain) {
         return word.into();
     }
-    let mut quoted = String::from("'");
-    for c in word.chars() {
-        match c {
-            '\'' => quoted.push_str("'\\''"),
-            c => quoted.push(if c.is_control() { '?' } else { c }),
-        }
-    }
-    quoted.push('\'');
-    quoted
+    let harmless: String = word.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    format!("'{}'", harmless.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ fn sandboxes(f: &mut Finding, facts: &Facts) {
         _ => {
             let low = uids.pool().saturating_sub(4);
             let map = |kind| format!("--{kind}map 0:0:{low} --{kind}map 65532:{low}:4");
-            let remedy = match facts.plain && low >= 1000 {
+            let remedy = match uids == gids && uids.ids().iter().count() == 1 && low >= 1000 {
                 true => format!("podman run {} {} IMAGE", map("uid"), map("gid")),
                 false => "uid-nri-plugin plan".into(),
             };

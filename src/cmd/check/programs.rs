@@ -11,7 +11,6 @@ use crate::pod::config::ANNOTATION;
 use crate::pod::presence;
 use crate::sys::pipe;
 
-/// The container runtime of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Containerd {
     /// Its process, if it runs.
@@ -20,16 +19,12 @@ pub struct Containerd {
     pub version: Option<Result<String, String>>,
     /// The version of NRI that it was built with, where it says so.
     pub nri: String,
-    /// Its calls are folded.
     pub supervised: bool,
-    /// Where its configuration is.
     pub config_path: String,
-    /// Its configuration.
     pub config: ContainerdConfig,
 }
 
 impl Containerd {
-    /// Looks for it.
     pub fn gather() -> Containerd {
         let pid = presence::running("containerd");
         // Only root may look at a process of root's.
@@ -40,7 +35,7 @@ impl Containerd {
         Containerd {
             pid,
             nri: program.as_deref().and_then(|p| text_after(p, NRI_MODULE)).unwrap_or_default(),
-            version: program.as_deref().map(version),
+            version: program.as_deref().map(|p| Ok(version(p, |words| words[0] == "containerd")?.1)),
             supervised: pid.is_some_and(presence::is_supervised),
             config: ContainerdConfig::parse(&read_or_empty(&config_path, config::MAX_BYTES)),
             config_path,
@@ -48,20 +43,10 @@ impl Containerd {
     }
 }
 
-/// kubelet, where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kubelet {
-    /// Its process.
     pub pid: u32,
-    /// Its calls are folded.
     pub supervised: bool,
-}
-
-impl Kubelet {
-    /// Looks for it.
-    pub fn gather() -> Option<Kubelet> {
-        presence::running("kubelet").map(|pid| Kubelet { pid, supervised: presence::is_supervised(pid) })
-    }
 }
 
 /// How a Go program's build information names NRI; its version follows.
@@ -69,10 +54,8 @@ const NRI_MODULE: &str = "\ndep\tgithub.com/containerd/nri\tv";
 /// Programs are searched as far as this.
 const MAX_PROGRAM: u64 = 256 << 20;
 
-/// A low-level runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OciRuntime {
-    /// Its path.
     pub path: String,
     /// Its name and version, such as ("runc", "1.4.3"), or why it did not tell.
     pub version: Result<(String, String), String>,
@@ -83,13 +66,7 @@ impl OciRuntime {
     pub fn gather(config: &ContainerdConfig) -> Option<OciRuntime> {
         let configured = config.binaries.first().and_then(|binary| find(binary));
         let path = configured.or_else(|| find("runc")).or_else(|| find("crun"))?;
-        let version = output(&path).and_then(|text| {
-            let mut words = text.split_ascii_whitespace();
-            match (words.next(), words.next(), words.next()) {
-                (Some(name), Some("version"), Some(version)) => Ok((cut(name), cut(version))),
-                _ => Err(format!("it says {:?}", cut(text.trim()))),
-            }
-        });
+        let version = version(&path, |words| words[1] == "version");
         Some(OciRuntime { path, version })
     }
 }
@@ -97,7 +74,6 @@ impl OciRuntime {
 /// A file in the folder that containerd starts plugins from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginFile {
-    /// Its name.
     pub name: String,
     /// It can be executed, so containerd starts it.
     pub executable: bool,
@@ -107,11 +83,9 @@ pub struct PluginFile {
 /// Whose a plugin is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// This very program.
     This,
     /// This program in another build.
     Ours,
-    /// Another program.
     Foreign,
 }
 
@@ -189,16 +163,12 @@ pub fn find(name: &str) -> Option<String> {
     candidates.into_iter().find(|p| fs::metadata(p).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0))
 }
 
-fn output(program: &str) -> Result<String, String> {
-    pipe::output(program, &["--version"]).map_err(|e| e.to_string())
-}
-
-/// `containerd github.com/containerd/containerd/v2 v2.3.4 …`: the third word.
-fn version(containerd: &str) -> Result<String, String> {
-    let text = output(containerd)?;
-    let mut words = text.split_ascii_whitespace();
-    match (words.next(), words.next(), words.next()) {
-        (Some("containerd"), Some(_), Some(version)) => Ok(cut(version)),
+/// The first and third word that a program prints of its version, if the words are as expected.
+fn version(program: &str, expected: fn(&[&str]) -> bool) -> Result<(String, String), String> {
+    let text = pipe::output(program, &["--version"]).map_err(|e| e.to_string())?;
+    let words: Vec<&str> = text.split_ascii_whitespace().take(3).collect();
+    match words[..] {
+        [name, _, version] if expected(&words) => Ok((cut(name), cut(version))),
         _ => Err(format!("it says {:?}", cut(text.trim()))),
     }
 }

@@ -24,7 +24,6 @@ pub fn podman(plan: &Plan) -> Vec<String> {
     Kind::BOTH.into_iter().flat_map(options).collect()
 }
 
-/// What a person reads.
 pub fn text(plan: &Plan) -> String {
     let mut out = String::from("ids");
     if let Some(user) = &plan.user {
@@ -236,7 +235,6 @@ fn fate(plan: &Plan, image: &image::Image, kind: Kind) -> [Ranges; 3] {
     [native, lacking(&set), lacking(&Ranges::union(&[&owned, &attributes, &others]))]
 }
 
-/// What a script reads.
 pub fn json(plan: &Plan) -> Value {
     let ranges = |ids: &Ranges| Value::from(&ids.to_string());
     let list = |items: &mut dyn Iterator<Item = Value>| items.collect::<Value>();

@@ -15,7 +15,6 @@ fn with_ids(map: &str) -> Facts {
     let plugin = |name: &str, origin| PluginFile { name: name.into(), executable: true, origin };
     Facts {
         ids: Ok(Both { uids: node_ids(map), gids: node_ids(map) }),
-        plain: map.lines().count() == 1,
         root: true,
         capabilities: (1 << 41) - 1,
         setgroups_denied: false,
@@ -90,7 +89,6 @@ ok       cgroup      version 2 with cpu, memory and pids
 fn a_bare_node() {
     let facts = Facts {
         ids: Err("/proc/self/uid_map: no 0".into()),
-        plain: false,
         root: false,
         capabilities: 0,
         namespace: Err((0, String::new())),
@@ -168,7 +166,6 @@ problem  sandboxes   the stock pause image's id 65535 is neither in the node's
     // Groups of their own, and no way to say which flags.
     let mut mixed = plain.clone();
     mixed.ids = Ok(Both { uids: node_ids("0 1 2048\n"), gids: node_ids("0 1 100\n") });
-    mixed.plain = false;
     let expected = "warning  ids         uids 0-2047: a pool of 2048; gids 0-99: a pool of 100;\n";
     assert!(of("ids", &mixed).starts_with(expected), "{}", of("ids", &mixed));
     assert!(of("sandboxes", &mixed).contains("\n         uid-nri-plugin plan  # on the host\n"));
