@@ -60,22 +60,18 @@ fn entries(text: &str, each: &mut dyn FnMut(&[String], &str)) {
     let mut within: Option<&str> = None;
     for line in text.lines() {
         if let Some(end) = within {
-            within = within.filter(|_| !has(line, end));
+            within = within.filter(|_| !line.contains(end));
             continue;
         }
-        let line = without_comment(line).trim();
+        let line = outside_quotes(line, '#').map_or(line, |end| &line[..end]).trim();
         if let Some(header) = line.strip_prefix('[') {
             table = keys(header.trim_start_matches('[').trim_end_matches(']'));
             continue;
         }
         let Some((key, value)) = split(line, '=') else { continue };
-        within = ["\"\"\"", "'''"].into_iter().find(|q| value.starts_with(q) && !has(&value[3..], q));
+        within = ["\"\"\"", "'''"].into_iter().find(|q| value.starts_with(q) && !value[3..].contains(q));
         entry(&table, key, value, each);
     }
-}
-
-fn has(text: &str, part: &str) -> bool {
-    text.as_bytes().windows(part.len()).any(|w| w == part.as_bytes())
 }
 
 fn entry(table: &[String], key: &str, value: &str, each: &mut dyn FnMut(&[String], &str)) {
@@ -112,10 +108,6 @@ fn keys(mut text: &str) -> Vec<String> {
 fn split(text: &str, at: char) -> Option<(&str, &str)> {
     let end = outside_quotes(text, at)?;
     Some((text[..end].trim(), text[end + at.len_utf8()..].trim()))
-}
-
-fn without_comment(line: &str) -> &str {
-    outside_quotes(line, '#').map_or(line, |end| &line[..end])
 }
 
 /// Where the first such character is.
