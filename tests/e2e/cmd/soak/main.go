@@ -29,6 +29,7 @@ import (
 const (
 	image  = "localhost/tools:test"
 	pause  = "localhost/pause:test"
+	plugin = "/opt/plugin"
 	perPod = 20  // containers of a pod, each with a map of its own
 	slack  = 512 // KiB of memory that are no growth
 )
@@ -93,7 +94,13 @@ type soak struct {
 	failures []error
 }
 
-// start makes a node in which containerd runs under supervise and launches the plugin.
+const (
+	config = "/etc/containerd/config.toml"
+	// What a busy machine makes late is not what is measured.
+	patience = "\n[plugins.\"io.containerd.nri.v1.nri\"]\n  plugin_request_timeout = \"30s\"\n"
+)
+
+// start makes a node in which containerd runs under supervise, and the plugin beside it, as "node" has it.
 func start() (*soak, error) {
 	binary := os.Getenv("UID_NRI_PLUGIN")
 	if binary == "" {
@@ -107,10 +114,20 @@ func start() (*soak, error) {
 	}
 	sleep := []string{"sleep", "100000"}
 	err = func() error {
-		if err := errors.Join(n.SetUp(pause), n.InstallPlugin(binary), n.Supervise(binary)); err != nil {
+		if err := errors.Join(n.SetUp(pause), n.CopyIn(binary, plugin), n.Supervise(binary)); err != nil {
+			return err
+		}
+		if err := n.WriteFile(config, []byte(n.ReadFile(config)+patience), 0o644); err != nil {
 			return err
 		}
 		if err := n.StartContainerd(); err != nil {
+			return err
+		}
+		if _, err := n.StartDaemon("plugin", plugin); err != nil {
+			return err
+		}
+		// Its first words are those about the node, once it is configured.
+		if err := lab.Await(5*time.Second, "the plugin", func() bool { return n.ReadFile("/var/log/plugin.log") != "" }); err != nil {
 			return err
 		}
 		return n.Import(lab.Image{Name: pause, User: "65535:65535", Cmd: sleep}, lab.Image{Name: image, Cmd: sleep})
@@ -178,7 +195,8 @@ func (s *soak) cycle(ctx context.Context, containers int, progress func(done int
 			if err != nil {
 				return err
 			}
-			for n := range min(perPod, containers-(from+round)*perPod) {
+			own := min(perPod, containers-(from+round)*perPod)
+			for n := range own {
 				id, err := s.create(ctx, p, n, n == 0)
 				if err != nil {
 					return err
@@ -186,6 +204,9 @@ func (s *soak) cycle(ctx context.Context, containers int, progress func(done int
 				if _, err := s.cri.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 					return err
 				}
+			}
+			if pinned, _ := filepath.Glob(s.node.Path(lab.StateDir + "/pods/" + p.id + "/*.user")); len(pinned) != own {
+				return fmt.Errorf("%d containers of a pod have %d user namespaces", own, len(pinned))
 			}
 			return s.remove(ctx, p)
 		})
@@ -272,7 +293,7 @@ func (s *soak) measure() (m measurement) {
 		}
 		var p *program
 		switch exe, _ := os.Readlink(dir + "/exe"); exe {
-		case lab.PluginFile:
+		case plugin:
 			p = &m.plugin
 		case lab.Supervisor:
 			p = &m.supervise
