@@ -2,7 +2,7 @@
 # Creates and removes 20,000 containers through the real containerd, then has 200 pods alive at once. Prints what the
 # plugin, supervise and the node hold before, in the middle and after, and fails if any of it has grown.
 #
-#     tests/soak.sh                                  about half an hour
+#     tests/soak.sh                                  five minutes on a quiet machine, twenty on a busy one
 #     SOAK_CYCLES=500 SOAK_PODS=20 tests/soak.sh     a minute or two
 #     UID_NRI_PLUGIN=FILE tests/soak.sh              instead of what cargo builds
 #     SOAK_LIMIT=2h tests/soak.sh                    how long it may take at most, an hour if not told
