@@ -15,8 +15,10 @@ use crate::pod::config::{Overrides, PluginConfig};
 use crate::supervise;
 use crate::sys::descriptor;
 
+pub type Target = fn(&[u8]);
+
 /// The targets, by the names of their corpora.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("uid_map", uid_map),
     ("filter", filter),
     ("config", config),

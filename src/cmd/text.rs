@@ -17,7 +17,7 @@ pub fn span(first: u32, count: u32) -> String {
 
 /// Words in lines of at most 80 columns, the first of which begins with `label`. All but the last end with `joint`; all but
 /// the first begin where the words of the first do, and so many columns to the right.
-pub fn fill<'a>(text: &mut String, label: &str, hang: usize, joint: &str, words: &mut dyn Iterator<Item = &'a str>) {
+pub fn fill(text: &mut String, label: &str, hang: usize, joint: &str, words: &mut dyn Iterator<Item = &str>) {
     let mut column = label.len();
     text.push_str(label);
     for (n, word) in words.enumerate() {
