@@ -1,12 +1,12 @@
 module uid-nri-plugin/tests
 
-go 1.25
+go 1.26.0
 
 require (
 	github.com/containerd/nri v0.12.5
 	github.com/containerd/ttrpc v1.2.8
-	golang.org/x/sys v0.39.0
-	google.golang.org/protobuf v1.36.0
+	golang.org/x/sys v0.40.0
+	google.golang.org/protobuf v1.36.12-0.20260120151049-f2248ac996af
 )
 
 require (
@@ -16,6 +16,9 @@ require (
 	github.com/sirupsen/logrus v1.9.4 // indirect
 	github.com/tetratelabs/wazero v1.11.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
-	google.golang.org/genproto/googleapis/rpc v0.0.0-20241021214115-324edc3d5d38 // indirect
-	google.golang.org/grpc v1.69.2 // indirect
+	golang.org/x/net v0.49.0 // indirect
+	golang.org/x/text v0.33.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260128011058-8636f8732409 // indirect
+	google.golang.org/grpc v1.80.0 // indirect
+	k8s.io/cri-api v0.36.3 // indirect
 )
