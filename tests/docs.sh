@@ -62,7 +62,7 @@ floors=$(sed -n '/^## How it is built/,/^`/s/^    \([a-z].*\)/\1/p' docs/design.
 [ "$(echo "$floors" | wc -l)" -ge 5 ] || die "docs/design.md has only these floors: $floors"
 for module in $(ls src | sed 's/\.rs$//'); do
 	[ "$module" = lib ] || echo "$floors" | tr '|' '\n' | grep -qx "$module" || die "docs/design.md has no floor for $module"
-	below=$(echo "$floors" | sed "1,/\\(^\\||\\)$module\\(|\\|\$\\)/d" | tr '|\n' '  ')
+	below=$(echo "$floors" | sed "0,/\\(^\\||\\)$module\\(|\\|\$\\)/d" | tr '|\n' '  ')
 	for used in $(grep -rhoE '(use |[^a-z_:])crate::[a-z_]+' "src/$module" "src/$module.rs" 2>/dev/null | sed 's/.*crate:://' | sort -u); do
 		case " $module $below" in
 		*" $used "*) ;;
