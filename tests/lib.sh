@@ -130,8 +130,7 @@ peer() {
 	peer_name=$1 peer_mod=$2
 	shift 2
 	peer_hash=$(cd "$tests/peers" && {
-		printf '%s
-' "$@" "$GO_TAGS" "${CGO_ENABLED:-}" ${GOARCH:+"$GOARCH"}
+		printf '%s\n' "$@" "$GO_TAGS" "${CGO_ENABLED:-}" ${GOARCH:+"$GOARCH"}
 		go version
 		cat "$peer_mod" "${peer_mod%.mod}.sum"
 	} | sha256sum | cut -c 1-12)

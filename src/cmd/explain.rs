@@ -209,9 +209,7 @@ fn text(facts: &[Fact], halves: Halves) -> String {
 fn json(facts: &[Fact], halves: Halves) -> String {
     let (plugin, supervise) = halves.unwrap_or_default();
     let ids: json::Value = facts.iter().map(|fact| fact.json(halves)).collect();
-    object! { "plugin": plugin, "supervise": supervise, "ids": ids }.to_string()
-        + "
-"
+    object! { "plugin": plugin, "supervise": supervise, "ids": ids }.to_string() + "\n"
 }
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ pub fn run(options: Options) -> Result<(u8, String), String> {
 fn granted(o: &Options) -> Result<(Option<String>, Both<Granted>), String> {
     if o.subuid.is_some() || !o.ids.uids.is_empty() {
         let ids = |kind| o.subuid.map_or_else(|| Ids::Ranges(o.ids.of(kind).clone()), Ids::Count);
-        return Ok((None, Both::try_new(|kind| Ok::<_, String>(Granted { own: None, ranges: ids(kind) }))?));
+        return Ok((None, Both::new(|kind| Granted { own: None, ranges: ids(kind) })));
     }
     let user = subid::user(o.user.as_ref().unwrap_or(&process::real_uid().to_string()))?;
     let granted = Both::try_new(|kind| Subordinate::gather(kind, &user).granted(&user.0, subid::own(&user, kind)))?;

@@ -35,8 +35,10 @@ const IDLE: Duration = Duration::from_secs(10);
 /// have been received and not answered: 0.6 us with 100, 123 us with 5000. So the receiver waits for a worker that has been
 /// handed this many more than it has taken: what is not received yet costs nothing.
 const MANY: u64 = 32;
-/// How long it waits for one, at most, and no more often until that one has taken another call.
+/// How long it waits for one, at most, and how much of that each call earns that a worker takes: else a container whose
+/// calls take long to take could have it wait for each of them.
 const PATIENCE: Duration = Duration::from_millis(1);
+const EARNED: Duration = Duration::from_micros(50);
 /// Free slots that are looked up at once.
 const FREE: usize = 256;
 /// Ids of the node's root that are told of in the log.
@@ -84,8 +86,10 @@ struct Known {
     number: u16,
     calls: File,
     given: u64,
-    /// How many it had taken when it was last waited for in vain.
-    slow: Option<u64>,
+    /// How many it had taken when that was last looked at.
+    taken: u64,
+    /// For so long it may still be waited for.
+    patience: Duration,
     /// When the last one was.
     last: Instant,
 }
@@ -326,12 +330,17 @@ impl<'a, 'k> Receiver<'a, 'k> {
         // There is room in a pipe for as many. A worker that has died is heard of soon, and then its calls are given to
         // another one.
         let _ = (&worker.calls).write_all(&number.to_ne_bytes());
-        let taken = || self.shared.table.taken(worker.number.into()).load(Ordering::Relaxed);
-        while worker.given.saturating_sub(taken()) >= MANY && worker.slow != Some(taken()) {
-            if worker.last.elapsed() > PATIENCE {
-                worker.slow = Some(taken());
+        let taken = self.shared.table.taken(worker.number.into());
+        loop {
+            let more = taken.load(Ordering::Relaxed).saturating_sub(worker.taken);
+            worker.taken += more;
+            worker.patience = PATIENCE.min(worker.patience + EARNED * more.min(MANY) as u32);
+            if worker.given.saturating_sub(worker.taken) < MANY || worker.patience.is_zero() {
+                return;
             }
+            let begun = Instant::now();
             sleep(Duration::from_micros(20));
+            worker.patience = worker.patience.saturating_sub(begun.elapsed());
         }
     }
 
@@ -363,7 +372,14 @@ impl<'a, 'k> Receiver<'a, 'k> {
         match started {
             Ok(((_, to), Some(pid))) => {
                 self.numbers.insert(pid, number);
-                Ok(Known { number, calls: File::from(to), given: 0, slow: None, last: Instant::now() })
+                Ok(Known {
+                    number,
+                    calls: File::from(to),
+                    given: 0,
+                    taken: 0,
+                    patience: PATIENCE,
+                    last: Instant::now(),
+                })
             }
             Ok(((calls, to), None)) => {
                 drop(to);

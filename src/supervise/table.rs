@@ -31,6 +31,7 @@ pub enum State {
     Free,
     /// With the process that received it.
     Received,
+    /// With a worker.
     Queued,
     /// The same, and the thread is inside the call with the folded arguments.
     Folded,

@@ -58,6 +58,7 @@ const ON_THEIR_WAY: usize = 16;
 /// Ids of a container that are told of in the log; more are not.
 const MAX_TOLD: usize = 64;
 
+/// A thread that we trace.
 struct Held {
     slot: u32,
     n: Notification,
@@ -75,6 +76,7 @@ enum At {
     Stop,
     /// Stopped there, until it is its turn.
     Parked,
+    /// On its way to its call.
     Entry,
     /// In its call, with the folded arguments.
     Exit,
@@ -97,6 +99,7 @@ pub struct Worker<'a> {
     /// Those of them whose calls have arrays: one array of a container is replaced at a time, since processes can share
     /// memory.
     parked_arrays: VecDeque<u32>,
+    /// How many threads are at `At::Entry`.
     on_their_way: usize,
     /// Calls of threads that a dead worker of ours still holds, and since when.
     refused: Vec<(u32, Instant)>,

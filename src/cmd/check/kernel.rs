@@ -87,10 +87,10 @@ impl Kernel {
         }
         match (self.notification, self.pidfd_getfd) {
             (true, true) => f.note("seccomp notification"),
-            (false, _) => f.warn("no seccomp notification (5.0) for supervise", "# boot a kernel of 5.6 or later"),
-            (true, false) => f.warn("no pidfd_getfd (5.6) for supervise", "# boot a kernel of 5.6 or later"),
+            (false, _) => f.warn("no seccomp notification (5.0) for supervise", "# boot a kernel of 5.9 or later"),
+            (true, false) => f.warn("no pidfd_getfd (5.6) for supervise", "# boot a kernel of 5.9 or later"),
         }
-        // Neither is needed: the one makes supervise faster, the other is for pods with hostUsers: false.
+        // Neither is needed: without the one, signals can interrupt folded calls; the other is for pods with hostUsers: false.
         if !self.killable {
             f.note("no WAIT_KILLABLE_RECV (5.19)");
         }
@@ -248,7 +248,7 @@ pub mod tests {
 problem  kernel      4.18.0; no fsopen and move_mount; no seccomp notification
                      (5.0) for supervise; no WAIT_KILLABLE_RECV (5.19)
          # boot a kernel of 5.2 or later
-         # boot a kernel of 5.6 or later
+         # boot a kernel of 5.9 or later
 ";
         assert_eq!(finding(&old).text(), expected);
         let odd = Kernel {
@@ -265,7 +265,7 @@ problem  kernel      5.10.0; fsopen fails: Operation not permitted; no overlay
                      Invalid argument
          podman run --security-opt seccomp=unconfined IMAGE  # on the host
          # have containerd use its native snapshotter, or fuse-overlayfs
-         # boot a kernel of 5.6 or later
+         # boot a kernel of 5.9 or later
 ";
         assert_eq!(finding(&odd).text(), expected);
     }

@@ -161,12 +161,7 @@ impl Finding {
     }
 
     fn json(&self) -> json::Value {
-        let remedy = (!self.remedy.is_empty()).then(|| {
-            self.remedy.join(
-                "
-",
-            )
-        });
+        let remedy = (!self.remedy.is_empty()).then(|| self.remedy.join("\n"));
         object! { "name": self.name, "state": self.state.name(), "found": &self.found, "remedy": remedy.as_ref() }
     }
 }
@@ -177,9 +172,7 @@ fn worst(findings: &[Finding]) -> State {
 
 fn json(findings: &[Finding], state: State) -> String {
     let checks: json::Value = findings.iter().map(Finding::json).collect();
-    object! { "checks": checks, "state": state.name() }.to_string()
-        + "
-"
+    object! { "checks": checks, "state": state.name() }.to_string() + "\n"
 }
 
 /// Adds a text beside a label. Long text goes on in the next lines: prose is broken at any blank, and in words that are
