@@ -141,8 +141,15 @@ impl<'a> Worker<'a> {
         signal::die_of_alarm()?;
         let mut open = true;
         let mut idle = 0;
+        let mut looked = Instant::now();
         while open || !self.held.is_empty() || !self.refused.is_empty() {
             let mut busy = false;
+            // Not only when there is nothing else to do: somebody who calls all the time must not keep others here.
+            if looked.elapsed() >= PATIENCE / 4 {
+                self.set_alarm();
+                self.let_late_ones_go();
+                looked = Instant::now();
+            }
             for _ in 0..AT_ONCE {
                 self.set_alarm();
                 match self.next() {
@@ -188,7 +195,6 @@ impl<'a> Worker<'a> {
             let calls = if open { Watch::Input(self.calls.as_fd()) } else { Watch::Nothing };
             waiter.wait([calls], timeout);
             self.set_alarm();
-            self.let_late_ones_go();
             for (slot, since) in std::mem::take(&mut self.refused) {
                 self.begin(slot, since);
             }

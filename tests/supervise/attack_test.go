@@ -45,6 +45,21 @@ func TestReplacedCall(t *testing.T) {
 	})
 }
 
+// Threads that never come to their calls, more than may be on their way at once, while others of the same container call
+// without end: the ones are let go all the same, and there is time for everybody.
+func TestReplacedCallsInACrowd(t *testing.T) {
+	inNode(t, func(t *testing.T) {
+		freshStage(t)
+		file("roots", 0o644, 0, 0)
+		file("crowd", 0o644, 0, 0)
+		script := fmt.Sprintf(`%s @crowd 50 mapped crowd >/dev/null & crowd=$!; %[1]s @swap loop 20 victim; code=$?; kill -9 $crowd; exit $code`, caller)
+		o := runIn(t, stage, supervised("sh", "-c", script)...)
+		if o.code != 0 || !strings.HasSuffix(o.out, "fine\n") {
+			t.Errorf("status %d\n%s", o.code, o.out)
+		}
+	})
+}
+
 // waitingIn are the threads of the supervisor that are in this system call, and for how long that was so at least.
 func waitingIn(call int) map[int]bool {
 	found := map[int]bool{}

@@ -128,6 +128,7 @@ int flood_main(int argc, char **argv)
 }
 
 static const char *crowd_kind, *crowd_file;
+static const gid_t mapped_group = 5;
 static pthread_barrier_t crowd_begins;
 
 static __attribute__((noreturn)) void *crowd(void *argument)
@@ -135,17 +136,19 @@ static __attribute__((noreturn)) void *crowd(void *argument)
     unsigned long id = high(50000 + (long)argument);
     pthread_barrier_wait(&crowd_begins);
     for (long n = (long)argument;; n++) {
-        int kind = crowd_kind[0] == 'a' ? n % 3 : crowd_kind[0] == 'q' ? 0 : crowd_kind[1] == 'e' ? 1 : 2;
+        int kind = crowd_kind[0] == 'a' ? n % 3 : crowd_kind[0] == 'q' ? 0 : crowd_kind[0] == 'm' ? 3 : crowd_kind[1] == 'e' ? 1 : 2;
         if (kind == 0)
             raw3(SYS_chown, (unsigned long)crowd_file, id, id);
         else if (kind == 1)
             raw3(SYS_setresgid, id, id, id);
+        else if (kind == 3) /* asked about, and let through */
+            raw3(SYS_setgroups, 1, (unsigned long)&mapped_group, 0);
         else
             raw3(SYS_setgroups, 65536, (unsigned long)many, 0);
     }
 }
 
-/* @crowd N quick|set-id|slow|all FILE: N threads that make calls until they are killed. */
+/* @crowd N quick|set-id|slow|mapped|all FILE: N threads that make calls until they are killed. */
 int crowd_main(int argc, char **argv)
 {
     pthread_t thread;
